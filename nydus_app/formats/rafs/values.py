@@ -176,6 +176,10 @@ class Bootstrap(Protocol):
         """
         ...
 
+    def blob_chunk(self, blob_index: int, index: int) -> Chunk | None:
+        """v6: the chunk table's record of a blob's chunk; v5 has no such table: None."""
+        ...
+
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:
         """v5: chunks of the up to 64 inodes behind this one, for read amplification; v6: none."""
         ...

@@ -1,0 +1,161 @@
+"""One FUSE daemon from mount to unmount, under trio.
+
+    mount     the FUSE device appears at the mountpoint
+    serve     requests are answered; then the API socket appears and READY=1 is sent
+    stop      by signal, by the API, or because somebody unmounted
+    unmount   lazily, so that busy files do not keep the daemon alive
+
+Concurrency: all state belongs to the trio thread; the API's thread comes in through its bridge.
+"""
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+import trio
+
+from nydus_app.daemon import notify
+from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
+from nydus_app.daemon.log import set_level
+from nydus_app.daemon.state import Action, Event, State, StateMachine
+from nydus_app.filesystems.port import FileSystem
+from nydus_app.linux.fuse_device import FuseDevice, clear_dead_mount, mount_fuse
+from nydus_app.transports.port import Transport
+
+log = logging.getLogger("nydus.daemon")
+
+UNMOUNT_DEADLINE_S = 10
+
+MakeTransport = Callable[[FileSystem, FuseDevice], Transport]
+ServeApi = Callable[["FuseDaemon"], AbstractAsyncContextManager[object]]
+
+
+class FuseDaemon:
+    """Serves `filesystem` at `mountpoint`; owns and closes it.
+
+    `views` are the configurations to show by the API, by virtual mountpoint, free of secrets.
+    """
+
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        *,
+        mountpoint: str,
+        writable: bool,
+        make_transport: MakeTransport,
+        serve_api: ServeApi | None,
+        views: Mapping[str, Mapping[str, object]],
+        id: str | None = None,
+        supervisor: str | None = None,
+    ) -> None:
+        self._fs = filesystem
+        self._mountpoint = mountpoint
+        self._writable = writable
+        self._make_transport = make_transport
+        self._serve_api = serve_api
+        self._views = views
+        self._id = id
+        self._supervisor = supervisor
+        self._machine = StateMachine()
+        self._stopping = trio.Event()
+        self._mounts: list[MountInfo] = []
+        self._failure: Exception | None = None
+
+    # ---- what the API asks (api/port) ---------------------------------------------------------
+
+    def info(self) -> DaemonInfo:
+        return DaemonInfo(
+            id=self._id, supervisor=self._supervisor, state=self._machine.state, mounts=tuple(self._mounts)
+        )
+
+    def set_log_level(self, name: str) -> None:
+        set_level(name)
+
+    def exit(self) -> None:
+        """Raises StateConflict where the state does not allow it."""
+        if self._machine.state is State.RUNNING:
+            self._machine.fire(Event.STOP)
+        self._machine.fire(Event.EXIT)
+        self._stopping.set()
+
+    # ---- life ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until stopped. Raises MountError, or whatever ended the service; leaves no mount."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            try:
+                device = self._mount()
+            except BaseException:
+                self._fs.close()
+                raise
+            try:
+                await self._serve(device, signals)
+            finally:
+                device.close()
+                self._fs.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _mount(self) -> FuseDevice:
+        if clear_dead_mount(self._mountpoint):
+            log.warning("%s: removed the mount of a daemon that is gone", self._mountpoint)
+        device = mount_fuse(self._mountpoint, writable=self._writable)
+        self._machine.fire(Event.MOUNT)
+        self._mounts = [MountInfo("Rafs", path, utc_now(), view) for path, view in self._views.items()]
+        return device
+
+    async def _serve(self, device: FuseDevice, signals) -> None:  # type: ignore[no-untyped-def]
+        try:
+            transport = self._make_transport(self._fs, device)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._stop_on_signal, signals)
+                    nursery.start_soon(self._run_transport, transport, device)
+                    try:
+                        await self._be_ready(device)
+                    finally:
+                        await self._unmount(device)
+                    nursery.cancel_scope.cancel()
+            finally:
+                transport.close()
+        finally:
+            device.unmount()
+
+    async def _be_ready(self, device: FuseDevice) -> None:
+        device.raise_read_ahead()
+        self._machine.fire(Event.START)
+        async with AsyncExitStack() as stack:
+            if self._serve_api is not None:
+                await stack.enter_async_context(self._serve_api(self))
+            log.info("serving at %s", self._mountpoint)
+            notify.ready()
+            await self._stopping.wait()
+            notify.stopping()
+            self._fire_stop()
+
+    def _fire_stop(self) -> None:
+        """SIGTERM's way down, from whichever state the API left behind."""
+        while self._machine.state in (State.RUNNING, State.READY):
+            self._machine.fire(Event.STOP)
+
+    async def _stop_on_signal(self, signals) -> None:  # type: ignore[no-untyped-def]
+        async for number in signals:
+            log.info("%s: unmounting", signal.Signals(number).name)
+            self._stopping.set()
+
+    async def _run_transport(self, transport: Transport, device: FuseDevice) -> None:
+        """The end of the transport is the end of the daemon, whatever ended it."""
+        try:
+            await transport.serve()
+        except Exception as e:
+            self._failure = e
+            log.exception("the FUSE session failed")
+        if not self._stopping.is_set():
+            log.info("%s was unmounted", self._mountpoint)
+        self._stopping.set()
+
+    async def _unmount(self, device: FuseDevice) -> None:
+        """In a thread and while requests are still answered: the helper may look at the mount."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNMOUNT_DEADLINE_S):
+            await trio.to_thread.run_sync(device.unmount, abandon_on_cancel=True)

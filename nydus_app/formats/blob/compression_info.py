@@ -1,0 +1,125 @@
+"""A blob's compression information (CI): where its chunks lie, in the blob and uncompressed.
+
+    in the blob      CI table (perhaps compressed) | CI header          (rafs-format 7.1, 7.3)
+    `.blob.meta`     CI table, padded to 4 KiB     | CI header          (rafs-format 10)
+
+The table is kept as it came; a record becomes a Chunk when somebody asks for it.
+"""
+
+from struct import Struct
+from typing import NamedTuple
+
+from nydus_app.errors import InvalidImage, UnsupportedImage
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
+
+CI_HEADER_SIZE = 4096
+MAGIC = 0xB10BB10B
+HEADER = Struct("<4I5QI")
+U32 = Struct("<I")
+V1 = Struct("<2Q")
+V2 = Struct("<3Q")
+
+V2_COMPRESSED, V2_ZRAN, V2_BATCH, V2_ENCRYPTED, V2_HAS_CRC32 = 1, 2, 4, 8, 0x10
+OFFSET_MASK = 0xFFF_FFFF_F000
+COMPRESSED_OFFSET_MASK = (1 << 40) - 1
+PAGE = 4096
+
+
+class CiHeader(NamedTuple):
+    features: int
+    compressor: int
+    chunk_count: int
+    offset: int
+    compressed_size: int
+    uncompressed_size: int
+
+
+def ci_range(blob: Blob) -> tuple[int, int]:
+    """Offset and size in the blob object of CI table and header together."""
+    if not blob.ci_compressed_size:
+        raise InvalidImage(f"blob {blob.id} has no compression information")
+    return blob.ci_offset, blob.ci_compressed_size + CI_HEADER_SIZE
+
+
+def decode_header(raw: bytes | memoryview) -> CiHeader:
+    if len(raw) != CI_HEADER_SIZE:
+        raise InvalidImage(f"a header of {len(raw)} bytes, {CI_HEADER_SIZE} expected")
+    magic, features, compressor, count, offset, csize, usize, *_ = HEADER.unpack_from(raw)
+    if magic != MAGIC or U32.unpack_from(raw, CI_HEADER_SIZE - 4)[0] != MAGIC:
+        raise InvalidImage("the magic numbers of the compression information are wrong")
+    return CiHeader(features, compressor, count, offset, csize, usize)
+
+
+def check_header(header: CiHeader, blob: Blob) -> None:
+    """Compare with the bootstrap's blob entry, as far as nydusd does. Raises InvalidImage."""
+    generated = bool(blob.features & BlobFeatures.IS_CHUNKDICT_GENERATED)
+    have = header.compressor, header.offset, header.compressed_size, header.uncompressed_size
+    want = blob.ci_compressor, blob.ci_offset, blob.ci_compressed_size, blob.ci_uncompressed_size
+    if have != want or (not generated and header.chunk_count != blob.chunk_count):
+        raise InvalidImage(f"the compression information does not belong to blob {blob.id}")
+
+
+def encode_blob_meta(table: bytes | bytearray | memoryview, header: bytes) -> bytes:
+    """The `.blob.meta` file that nydusd keeps beside the data."""
+    return bytes(table) + bytes(-len(table) % PAGE) + header
+
+
+def decode_blob_meta(content: bytes, blob: Blob) -> "ChunkTable":
+    """Raises InvalidImage when `content` is not exactly the `.blob.meta` of this blob."""
+    size = blob.ci_uncompressed_size
+    if len(content) != size + -size % PAGE + CI_HEADER_SIZE:
+        raise InvalidImage(f"compression information of {len(content)} bytes does not fit blob {blob.id}")
+    header = decode_header(content[-CI_HEADER_SIZE:])
+    check_header(header, blob)
+    return ChunkTable(memoryview(content)[:size], blob, header.chunk_count)
+
+
+class ChunkTable:
+    """Records of `blob`, V1 (16 bytes) or V2 (24 bytes), checked one by one (rafs-format 12)."""
+
+    def __init__(self, table: memoryview, blob: Blob, count: int) -> None:
+        self._is_v2 = bool(blob.features & BlobFeatures.CHUNK_INFO_V2)
+        record = V2 if self._is_v2 else V1
+        if len(table) != count * record.size:
+            raise InvalidImage(f"blob {blob.id}: a table of {len(table)} bytes for {count} chunks")
+        self._table = table
+        self._blob = blob
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def chunk(self, index: int) -> Chunk:
+        """The record, without a digest. Raises InvalidImage."""
+        if not 0 <= index < self._count:
+            raise InvalidImage(f"blob {self._blob.id} has {self._count} chunks, {index} is none of them")
+        chunk = self._decode_v2(index) if self._is_v2 else self._decode_v1(index)
+        blob = self._blob
+        if chunk.compressed_offset + chunk.compressed_size > blob.data_size or not chunk.compressed_size:
+            raise InvalidImage(f"chunk {index} lies outside of the data of blob {blob.id}")
+        if chunk.uncompressed_offset + chunk.uncompressed_size > blob.uncompressed_size + PAGE - 1:
+            raise InvalidImage(f"chunk {index} lies outside of the address space of blob {blob.id}")
+        if not chunk.is_compressed and chunk.compressed_size != chunk.uncompressed_size:
+            raise InvalidImage(f"chunk {index} of blob {blob.id} is stored, but in another size")
+        return chunk
+
+    def _decode_v1(self, index: int) -> Chunk:
+        """Compressed exactly if the two sizes differ (rafs-format 8.1)."""
+        first, second = V1.unpack_from(self._table, index * V1.size)
+        usize = (first >> 44 | (first >> 8 & 0xF) << 20) + 1
+        csize = (second >> 44 | (second >> 40 & 0xF) << 20) + 1
+        return Chunk(
+            self._blob.index, index, second & COMPRESSED_OFFSET_MASK, csize, first & OFFSET_MASK, usize,
+            csize != usize, None, None,
+        )  # fmt: skip
+
+    def _decode_v2(self, index: int) -> Chunk:
+        first, second, third = V2.unpack_from(self._table, index * V2.size)
+        flags = first >> 56
+        if flags & ~(V2_COMPRESSED | V2_HAS_CRC32):
+            raise UnsupportedImage(f"chunk {index} of blob {self._blob.id} has flags {flags:#x}, which this version cannot read")
+        crc = third & 0xFFFF_FFFF if flags & V2_HAS_CRC32 else None
+        return Chunk(
+            self._blob.index, index, second & COMPRESSED_OFFSET_MASK, second >> 40, (first & 0xFFFF_FFFF) << 12,
+            (first >> 32 & 0xFF_FFFF) + 1, bool(flags & V2_COMPRESSED), None, crc,
+        )  # fmt: skip

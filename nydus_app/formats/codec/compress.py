@@ -1,0 +1,63 @@
+"""Decompressors of chunks and tables. Input is untrusted, output size is known beforehand.
+
+Every function returns exactly `size` bytes or raises CorruptChunk; none allocates more than that.
+The codecs release the GIL on inputs of chunk size.
+"""
+
+import zlib
+from collections.abc import Callable
+
+import lz4.block
+import zstandard
+
+from nydus_app.errors import CorruptChunk
+from nydus_app.formats.rafs.values import Compressor
+
+Buffer = bytes | bytearray | memoryview
+
+
+def _zstd(data: Buffer, size: int) -> bytes:
+    try:
+        declared = zstandard.frame_content_size(data)
+        # A frame that declares another size would make the library allocate that much.
+        if declared not in (size, -1):
+            raise CorruptChunk(f"zstd frame declares {declared} bytes, {size} expected")
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    except zstandard.ZstdError as e:
+        raise CorruptChunk(f"zstd: {e}") from None
+
+
+def _lz4_block(data: Buffer, size: int) -> bytes:
+    try:
+        return lz4.block.decompress(data, uncompressed_size=size)
+    except (lz4.block.LZ4BlockError, ValueError) as e:
+        raise CorruptChunk(f"lz4: {e}") from None
+
+
+def _gzip(data: Buffer, size: int) -> bytes:
+    try:
+        inflater = zlib.decompressobj(wbits=31)
+        out = inflater.decompress(data, size)
+        # The member's trailer is only read when output is asked for beyond the last byte.
+        if len(out) == size and not inflater.eof:
+            out += inflater.decompress(inflater.unconsumed_tail, 1)
+    except zlib.error as e:
+        raise CorruptChunk(f"gzip: {e}") from None
+    if not inflater.eof:
+        raise CorruptChunk("gzip: the member does not end where the chunk does")
+    return out
+
+
+_DECOMPRESS: dict[Compressor, Callable[[Buffer, int], bytes]] = {
+    Compressor.zstd: _zstd,
+    Compressor.lz4_block: _lz4_block,
+    Compressor.gzip: _gzip,
+}
+
+
+def decompress(compressor: Compressor, data: Buffer, size: int) -> Buffer:
+    """`data` itself for Compressor.none, else its `size` decompressed bytes."""
+    out = data if compressor is Compressor.none else _DECOMPRESS[compressor](data, size)
+    if len(out) != size:
+        raise CorruptChunk(f"{compressor.name}: {len(out)} bytes after decompression, {size} expected")
+    return out

@@ -1,0 +1,21 @@
+"""Digests and checksums of uncompressed chunk data (rafs-format 9.2, 9.3)."""
+
+import hashlib
+
+import blake3
+import google_crc32c
+
+from nydus_app.formats.codec.compress import Buffer
+from nydus_app.formats.rafs.values import Digester
+
+
+def digest(digester: Digester, data: Buffer) -> bytes:
+    """32 bytes."""
+    if digester is Digester.sha256:
+        return hashlib.sha256(data).digest()
+    return blake3.blake3(data).digest()
+
+
+def crc32c(data: Buffer) -> int:
+    """CRC-32C (Castagnoli), not zip's CRC-32."""
+    return google_crc32c.value(data if isinstance(data, bytes) else bytes(data))

@@ -1,0 +1,73 @@
+"""Rules that both versions share (rafs-format 3, 12)."""
+
+from nydus_app.errors import InvalidImage, UnsupportedImage
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester, SuperFlags
+
+PLACEHOLDER_ID = "x" * 64
+"""Stands for the id of the blob that the bootstrap itself lies in."""
+
+_LATER = (
+    (BlobFeatures.BATCH, "batch chunks"),
+    (BlobFeatures.ENCRYPTED, "encrypted chunks"),
+    (BlobFeatures.ZRAN, "zran (a reference to an OCI layer)"),
+    (BlobFeatures.TARFS, "tarfs"),
+    (BlobFeatures.SEPARATE, "a separate data blob (a reference to an OCI layer)"),
+    (BlobFeatures.EXTERNAL, "external blobs"),
+)
+
+_KNOWN_FLAGS = sum(SuperFlags) | 0xFC00_0000
+_INCOMPATIBLE = 0xFFFF
+_KNOWN_INCOMPATIBLE = 0xFFF
+
+
+def check_chunk_size(size: int) -> int:
+    if not 4096 <= size <= 16 << 20 or size & (size - 1):
+        raise InvalidImage(f"chunk size {size} is no power of two from 4 KiB to 16 MiB")
+    return size
+
+
+def check_super_flags(flags: int) -> SuperFlags:
+    if flags & ~_KNOWN_FLAGS:
+        raise InvalidImage(f"superblock flags {flags & ~_KNOWN_FLAGS:#x} are unknown")
+    return SuperFlags(flags & int(sum(SuperFlags)))
+
+
+def compressor_of(flags: SuperFlags) -> Compressor:
+    for flag, compressor in (
+        (SuperFlags.COMPRESSION_NONE, Compressor.none),
+        (SuperFlags.COMPRESSION_GZIP, Compressor.gzip),
+        (SuperFlags.COMPRESSION_ZSTD, Compressor.zstd),
+    ):
+        if flags & flag:
+            return compressor
+    return Compressor.lz4_block
+
+
+def digester_of(flags: SuperFlags) -> Digester:
+    return Digester.sha256 if flags & SuperFlags.HASH_SHA256 else Digester.blake3
+
+
+def check_features(blob_id: str, features: int) -> BlobFeatures:
+    if features & _INCOMPATIBLE & ~_KNOWN_INCOMPATIBLE:
+        raise UnsupportedImage(f"blob {blob_id} has features {features & _INCOMPATIBLE:#x}, some of them unknown")
+    for feature, name in _LATER:
+        if features & feature:
+            raise UnsupportedImage(f"blob {blob_id} uses {name}, which this version cannot read")
+    return BlobFeatures(features & int(sum(BlobFeatures)))
+
+
+def check_blob(blob: Blob) -> Blob:
+    if blob.chunk_count > 1 << 24:
+        raise InvalidImage(f"blob {blob.id} has {blob.chunk_count} chunks, more than 2^24")
+    if blob.uncompressed_size > 1 << 44 or blob.compressed_size > 1 << 40:
+        raise InvalidImage(f"blob {blob.id} is larger than the format allows")
+    return blob
+
+
+def decode_id(raw: bytes, hint: str | None) -> str:
+    """A blob id from its NUL-padded field."""
+    try:
+        blob_id = raw.rstrip(b"\0").decode()
+    except UnicodeDecodeError:
+        raise InvalidImage(f"blob id {raw!r} is no UTF-8") from None
+    return hint if blob_id == PLACEHOLDER_ID and hint else blob_id

@@ -1,0 +1,34 @@
+"""The port behind which blobs lie. Wrappers (retry, limit, meter …) fulfil it as well."""
+
+from typing import Protocol, runtime_checkable
+
+
+class BlobReader(Protocol):
+    """One blob. Readers open lazily: a blob that is never read need not exist."""
+
+    async def size(self) -> int:
+        """Bytes of the whole object. Raises BackendError."""
+        ...
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes at `offset`, or BackendError. Cancelling it loses nothing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class SupportsPread(Protocol):
+    """A reader whose `read` is a local system call: fetch and decode then share one thread hop."""
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """As `read`, blocking; any thread."""
+        ...
+
+
+class Backend(Protocol):
+    def open_blob(self, blob_id: str) -> BlobReader: ...
+
+    def describe(self) -> str:
+        """One phrase for errors and logs, without secrets."""
+        ...

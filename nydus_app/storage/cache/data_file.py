@@ -1,0 +1,110 @@
+"""The pair of files that keeps a blob's uncompressed chunks: `<id>.blob.data` and its chunk map.
+
+Names and layout are nydusd 2.4's (rafs-format 10); a `<id>.chunk_map` left by 2.2 goes on being used.
+Order of truth: data are written before their bit is, in file and memory. The map is written with
+pwrite, one byte at a time and merged with what is there, because a mapping of a file on a full
+disk turns into SIGBUS and because another daemon may share the directory: a lost update costs a
+second fetch, never a wrong bit.
+
+Concurrency: `write` and `mark` come from worker threads, under one lock; `is_set` reads one byte.
+"""
+
+import os
+import threading
+from collections.abc import Iterable
+
+from nydus_app.errors import CacheError
+from nydus_app.formats import chunkmap
+from nydus_app.formats.codec.compress import Buffer
+
+
+class DataFile:
+    """Open files of one blob. Raises CacheError from `open_data_file` only."""
+
+    def __init__(self, data_fd: int, map_fd: int, bits: bytearray, chunk_count: int) -> None:
+        self.fd = data_fd
+        self._map_fd = map_fd
+        self._bits = bits
+        self._count = chunk_count
+        self._marking = threading.Lock()
+
+    def is_set(self, index: int) -> bool:
+        return index < self._count and chunkmap.test_bit(self._bits, index)
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """All of `data` at `offset`. Raises OSError (a full disk)."""
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self.fd, view, offset)
+            view, offset = view[done:], offset + done
+
+    def mark(self, indexes: Iterable[int]) -> None:
+        """Set the bits of chunks whose data have been written. Raises OSError."""
+        with self._marking:
+            touched = set()
+            for index in indexes:
+                if index < self._count:
+                    chunkmap.set_bit(self._bits, index)
+                    touched.add(index >> 3)
+            for at in sorted(touched):
+                place = chunkmap.HEADER_SIZE + at
+                there = os.pread(self._map_fd, 1, place) or b"\0"
+                os.pwrite(self._map_fd, bytes((self._bits[at] | there[0],)), place)
+
+    def clear(self, index: int) -> None:
+        """Take a bit back: the chunk's data turned out to be wrong."""
+        with self._marking:
+            chunkmap.clear_bit(self._bits, index)
+            at = index >> 3
+            os.pwrite(self._map_fd, chunkmap.encode_header(all_ready=False), 0)
+            os.pwrite(self._map_fd, bytes((self._bits[at],)), chunkmap.HEADER_SIZE + at)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._map_fd)
+
+
+def map_path(work_dir: str, blob_id: str) -> str:
+    """2.4's name, or 2.2's where only that exists."""
+    current = os.path.join(work_dir, f"{blob_id}.blob.data.chunk_map")
+    old = os.path.join(work_dir, f"{blob_id}.chunk_map")
+    return old if os.path.exists(old) and not os.path.exists(current) else current
+
+
+def open_data_file(work_dir: str, blob_id: str, size: int, chunk_count: int) -> DataFile:
+    """Open or create the pair. Bits of a map whose data file is new or was resized mean nothing."""
+    path = os.path.join(work_dir, f"{blob_id}.blob.data")
+    data_fd = map_fd = -1
+    try:
+        data_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        trusted = os.fstat(data_fd).st_size == size
+        map_fd = os.open(map_path(work_dir, blob_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not trusted:
+            os.ftruncate(map_fd, 0)
+            os.ftruncate(data_fd, size)
+        bits = _read_or_create_map(map_fd, chunk_count)
+    except OSError as e:
+        _close(data_fd, map_fd)
+        raise CacheError(f"{path}: {e.strerror}") from None
+    return DataFile(data_fd, map_fd, bits, chunk_count)
+
+
+def _read_or_create_map(fd: int, chunk_count: int) -> bytearray:
+    """The bitmap; a map that is empty, of the wrong size or damaged starts anew with no bit set."""
+    size = chunkmap.file_size(chunk_count)
+    content = bytearray(os.pread(fd, size + 1, 0))
+    if chunkmap.is_valid(content, chunk_count):
+        bits = chunkmap.decode_bits(content, chunk_count)
+        if chunkmap.all_set(bits, chunk_count):
+            os.pwrite(fd, chunkmap.encode_header(all_ready=True), 0)
+        return bits
+    fresh = chunkmap.encode_header(all_ready=False) + bytes(size - chunkmap.HEADER_SIZE)
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, fresh, 0)
+    return bytearray(fresh[chunkmap.HEADER_SIZE :])
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)

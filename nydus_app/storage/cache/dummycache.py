@@ -1,0 +1,67 @@
+"""A chunk cache that keeps no files: data go from the backend to the reader.
+
+A few decoded chunks stay in memory, because a kernel reads a chunk of 1 MiB in several requests.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+
+import trio
+
+from nydus_app.formats.codec.compress import Buffer
+from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.chunk_index import ChunkIndex
+from nydus_app.storage.fetch import ChunkFetcher
+
+RECENT_BYTES = 16 << 20
+
+
+class DummyCache:
+    """The ChunkCache of one blob. `_recent` is touched on the trio thread only."""
+
+    def __init__(
+        self,
+        blob: Blob,
+        reader: BlobReader,
+        index: ChunkIndex,
+        *,
+        validate: bool,
+        batch_size: int,
+        workers: trio.CapacityLimiter,
+    ) -> None:
+        self._reader = reader
+        self._recent: OrderedDict[int, Buffer] = OrderedDict()
+        self._recent_bytes = 0
+        self._fetcher = ChunkFetcher(
+            blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, store=lambda _: None
+        )
+
+    def is_ready(self, chunk: Chunk) -> bool:
+        return False
+
+    async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        got = {c.index: self._recent[c.index] for c in chunks if c.index in self._recent}
+        missing = [c for c in chunks if c.index not in got]
+        if missing:
+            fetched = await self._fetcher.fetch(missing, (), self.is_ready)
+            for index, data in fetched.items():
+                self._remember(index, data)
+            got.update(fetched)
+        return got
+
+    def _remember(self, index: int, data: Buffer) -> None:
+        if index in self._recent:
+            return
+        self._recent[index] = data
+        self._recent_bytes += len(data)
+        while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
+            _, dropped = self._recent.popitem(last=False)
+            self._recent_bytes -= len(dropped)
+
+    def place(self, chunk: Chunk) -> tuple[int, int]:
+        raise AssertionError("no chunk of a dummycache lies in a file")
+
+    def close(self) -> None:
+        self._reader.close()
+        self._recent.clear()

@@ -1,0 +1,28 @@
+"""The port that file systems and transports read chunks through: one ChunkCache a blob."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from nydus_app.formats.codec.compress import Buffer
+from nydus_app.formats.rafs.values import Chunk
+
+
+class ChunkCache(Protocol):
+    def is_ready(self, chunk: Chunk) -> bool:
+        """The chunk lies in the data file, verified as configured. Never waits."""
+        ...
+
+    async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        """Make every chunk readable.
+
+        Yields the decoded data, by chunk index, of chunks that were fetched just now or that no
+        file holds; all others lie in the data file. `ahead` names what may be fetched along.
+        Raises the first error that hit a wanted chunk: CorruptChunk, InvalidImage, BackendError.
+        """
+        ...
+
+    def place(self, chunk: Chunk) -> tuple[int, int]:
+        """Descriptor and offset of a ready chunk's uncompressed data."""
+        ...
+
+    def close(self) -> None: ...

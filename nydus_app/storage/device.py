@@ -1,0 +1,100 @@
+"""All blobs of an image as one thing to read segments from."""
+
+import errno
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import trio
+
+from nydus_app.errors import CacheError
+from nydus_app.formats.codec.compress import Buffer
+from nydus_app.formats.rafs.values import Chunk, Segment
+from nydus_app.storage.cache.port import ChunkCache
+
+
+class Device:
+    """`caches[i]` holds blob i. Closing the device closes them."""
+
+    def __init__(self, caches: Sequence[ChunkCache]) -> None:
+        self._caches = caches
+
+    async def read(self, segments: Sequence[Segment], ahead: Iterable[Chunk] = ()) -> Buffer:
+        """The segments' bytes, joined: all of them, or an error of `nydus_app.errors`.
+
+        `ahead` is looked at only when something has to be fetched.
+        """
+        decoded = await self._ensure(segments, ahead)
+        parts = [
+            decoded[at][s.offset : s.offset + s.size] if at in decoded else await self._pread_run(s)
+            for at, s in _runs(segments, decoded)
+        ]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _ensure(self, segments: Sequence[Segment], ahead: Iterable[Chunk]) -> Mapping[tuple[int, int], memoryview]:
+        """Decoded data of chunks that were not ready, by (blob index, chunk index)."""
+        cold: dict[int, dict[int, Chunk]] = {}
+        for s in segments:
+            if not self._caches[s.chunk.blob_index].is_ready(s.chunk):
+                cold.setdefault(s.chunk.blob_index, {})[s.chunk.index] = s.chunk
+        decoded: dict[tuple[int, int], memoryview] = {}
+        for blob_index, chunks in cold.items():
+            got = await self._caches[blob_index].ensure(list(chunks.values()), ahead)
+            decoded.update(((blob_index, index), memoryview(data)) for index, data in got.items())
+        return decoded
+
+    async def _pread_run(self, run: Segment) -> Buffer:
+        """Bytes of ready chunks, without a thread where the page cache has them."""
+        fd, start = self._caches[run.chunk.blob_index].place(run.chunk)
+        buffer = bytearray(run.size)
+        try:
+            done = os.preadv(fd, [buffer], start + run.offset, os.RWF_NOWAIT)
+        except OSError as e:
+            if e.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+                raise CacheError(f"cache file: {e.strerror}") from None
+            done = 0
+        if done == run.size:
+            return buffer
+        return await trio.to_thread.run_sync(_pread_all, fd, run.size, start + run.offset)
+
+    def close(self) -> None:
+        for cache in self._caches:
+            cache.close()
+
+
+def _runs(
+    segments: Sequence[Segment], decoded: Mapping[tuple[int, int], memoryview]
+) -> Iterable[tuple[tuple[int, int], Segment]]:
+    """Segments, those that continue each other in the same data file made one."""
+    pending: Segment | None = None
+    for s in segments:
+        key = (s.chunk.blob_index, s.chunk.index)
+        if key in decoded:
+            if pending is not None:
+                yield (-1, -1), pending
+                pending = None
+            yield key, s
+        elif pending is not None and _continues(pending, s):
+            pending = pending._replace(size=pending.size + s.size)
+        else:
+            if pending is not None:
+                yield (-1, -1), pending
+            pending = s
+    if pending is not None:
+        yield (-1, -1), pending
+
+
+def _continues(run: Segment, s: Segment) -> bool:
+    return (
+        run.chunk.blob_index == s.chunk.blob_index
+        and run.chunk.uncompressed_offset + run.offset + run.size == s.chunk.uncompressed_offset + s.offset
+    )
+
+
+def _pread_all(fd: int, size: int, offset: int) -> bytes:
+    try:
+        data = os.pread(fd, size, offset)
+    except OSError as e:
+        raise CacheError(f"cache file: {e.strerror}") from None
+    if len(data) != size:
+        raise CacheError(f"cache file ends at {offset + len(data)}, {size} bytes at {offset} were asked for")
+    return data

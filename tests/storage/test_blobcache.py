@@ -1,0 +1,253 @@
+"""The cold path against a backend that counts, waits, breaks and lies."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+import trio
+import trio.testing
+
+from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
+from nydus_app.storage.cache.blobcache import BlobCache
+from nydus_app.storage.cache.dummycache import DummyCache
+from nydus_app.storage.cache.port import ChunkCache
+from nydus_app.storage.chunk_index import RecordedIndex
+from nydus_app.storage.device import Device
+from nydus_app.formats.rafs.values import Segment
+
+SIZE = 8192
+COUNT = 16
+
+
+class Origin:
+    """A BlobReader over bytes; `gate` holds every read until it is set."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+        self.reads: list[tuple[int, int]] = []
+        self.gate: trio.Event | None = None
+        self.failures: list[BackendError] = []
+
+    async def size(self) -> int:
+        return len(self.data)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        self.reads.append((offset, size))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop()
+        return bytes(self.data[offset : offset + size])
+
+    def close(self) -> None:
+        pass
+
+
+DATA = bytes(os.urandom(SIZE * COUNT))
+
+
+def chunks() -> list[Chunk]:
+    return [
+        Chunk(0, i, i * SIZE, SIZE, i * SIZE, SIZE, False, blake3.blake3(DATA[i * SIZE :][:SIZE]).digest(), None)
+        for i in range(COUNT)
+    ]
+
+
+def blob() -> Blob:
+    size = SIZE * COUNT
+    none = Compressor.none
+    return Blob(0, "b" * 64, BlobFeatures(0), none, Digester.blake3, SIZE, COUNT, size, size, none, 0, 0, 0, 0, b"")
+
+
+Make = Callable[..., tuple[ChunkCache, Origin]]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def build(kind: str = "blobcache", batch_size: int = 0, validate: bool = True) -> tuple[ChunkCache, Origin]:
+        origin = Origin(DATA)
+        common = {"validate": validate, "batch_size": batch_size, "workers": trio.CapacityLimiter(2)}
+        index = RecordedIndex(blob())
+        if kind == "dummycache":
+            return DummyCache(blob(), origin, index, **common), origin
+        return BlobCache(blob(), origin, index, work_dir=str(tmp_path), **common), origin
+
+    return build
+
+
+async def read(cache: ChunkCache, *wanted: Chunk) -> bytes:
+    return bytes(await Device([cache]).read([Segment(c, 0, SIZE) for c in wanted], chunks()[wanted[-1].index + 1 :]))
+
+
+@pytest.mark.parametrize("kind", ["blobcache", "dummycache"])
+def test_sixty_four_readers_of_one_chunk_are_one_request(make: Make, kind: str) -> None:
+    async def main() -> None:
+        cache, origin = make(kind)
+        origin.gate = trio.Event()
+        got: list[bytes] = []
+
+        async def reader() -> None:
+            got.append(await read(cache, chunks()[3]))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked()
+            origin.gate.set()
+        assert origin.reads == [(3 * SIZE, SIZE)]
+        assert got == [DATA[3 * SIZE :][:SIZE]] * 64
+
+
+
+    trio.run(main)
+
+
+def test_neighbours_are_fetched_along_and_never_again(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make(batch_size=4 * SIZE)
+        assert await read(cache, chunks()[0]) == DATA[:SIZE]
+        assert origin.reads == [(0, 4 * SIZE)]
+        assert await read(cache, *chunks()[:4]) == DATA[: 4 * SIZE]
+        assert len(origin.reads) == 1
+
+    trio.run(main)
+
+
+def test_a_corrupt_chunk_fails_alone_and_heals_with_its_origin(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make(batch_size=SIZE * COUNT)
+        origin.data[5 * SIZE] ^= 1
+        assert await read(cache, chunks()[0]) == DATA[:SIZE]
+        for i in (4, 6, 15):
+            assert await read(cache, chunks()[i]) == DATA[i * SIZE :][:SIZE]
+        with pytest.raises(CorruptChunk):
+            await read(cache, chunks()[5])
+        origin.data[5 * SIZE] ^= 1
+        assert await read(cache, chunks()[5]) == DATA[5 * SIZE :][:SIZE]
+
+    trio.run(main)
+
+
+def test_a_failed_fetch_fails_its_waiters_and_not_the_next_reader(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make()
+        origin.failures = [BackendUnavailable("down")]
+        with pytest.raises(BackendUnavailable):
+            await read(cache, chunks()[0])
+        assert await read(cache, chunks()[0]) == DATA[:SIZE]
+
+    trio.run(main)
+
+
+def test_who_waited_for_a_cancelled_owner_fetches_himself(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make()
+        origin.gate = trio.Event()
+        owner = trio.CancelScope()
+        got: list[bytes] = []
+
+        async def cancelled() -> None:
+            with owner:
+                await read(cache, chunks()[2])
+
+        async def patient() -> None:
+            got.append(await read(cache, chunks()[2]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancelled)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(patient)
+            await trio.testing.wait_all_tasks_blocked()
+            owner.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            origin.gate.set()
+        assert got == [DATA[2 * SIZE :][:SIZE]]
+
+
+
+    trio.run(main)
+
+
+def test_what_was_left_behind_is_checked_before_it_is_served(make: Make, tmp_path: Path) -> None:
+    async def main() -> None:
+        cache, origin = make()
+        await read(cache, *chunks())
+        cache.close()
+        with open(tmp_path / f"{'b' * 64}.blob.data", "r+b") as f:
+            f.seek(7 * SIZE)
+            f.write(b"\0" * SIZE)
+        cache, origin = make()
+        assert await read(cache, *chunks()) == DATA
+        assert origin.reads == [(7 * SIZE, SIZE)]
+
+    trio.run(main)
+
+
+def test_a_data_file_of_another_size_makes_its_map_void(make: Make, tmp_path: Path) -> None:
+    async def main() -> None:
+        cache, _ = make()
+        await read(cache, *chunks())
+        cache.close()
+        os.truncate(tmp_path / f"{'b' * 64}.blob.data", SIZE)
+        cache, origin = make(validate=False)
+        assert await read(cache, *chunks()) == DATA
+        assert origin.reads
+
+    trio.run(main)
+
+
+def test_a_full_disk_costs_no_reader_anything(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def main() -> None:
+        cache, origin = make()
+        await read(cache, chunks()[0])
+        monkeypatch.setattr(os, "pwrite", full)
+        for c in chunks():
+            assert await read(cache, c) == DATA[c.index * SIZE :][:SIZE]
+        monkeypatch.undo()
+
+    trio.run(main)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+
+
+def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: Path) -> None:
+    async def main() -> None:
+        common = {"validate": True, "batch_size": 0, "workers": trio.CapacityLimiter(2)}
+        cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), work_dir=str(tmp_path / "gone"), **common)
+        assert await read(cache, *chunks()) == DATA
+
+    trio.run(main)
+
+
+def test_cancelled_readers_leave_nothing_in_flight(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make(batch_size=2 * SIZE)
+        for deadline in range(3):
+            origin.gate = trio.Event()
+            with trio.move_on_after(0):
+                await read(cache, chunks()[deadline])
+        origin.gate = None
+        assert await read(cache, *chunks()) == DATA
+
+    trio.run(main)
+
+
+def test_the_read_of_many_chunks_in_any_order(make: Make) -> None:
+    async def main() -> None:
+        cache, _ = make(batch_size=3 * SIZE)
+        order = [9, 2, 3, 4, 15, 0, 9]
+        want = b"".join(DATA[i * SIZE :][:SIZE] for i in order)
+        assert await read(cache, *[chunks()[i] for i in order]) == want
+        assert await read(cache, *[chunks()[i] for i in order]) == want
+
+    trio.run(main)
+
+

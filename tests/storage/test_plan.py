@@ -1,0 +1,64 @@
+"""Planning of windows: properties that hold for every table, hostile ones included."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nydus_app.formats.rafs.values import Chunk
+from nydus_app.storage.plan import MAX_WINDOW_BYTES, plan_windows
+
+
+def chunk(index: int, offset: int, size: int, decoded: int = 4096) -> Chunk:
+    return Chunk(0, index, offset, size, index * 4096, decoded, True, None, None)
+
+
+CHUNKS = st.lists(
+    st.tuples(st.integers(0, 1 << 24), st.integers(1, 1 << 20), st.integers(1, 1 << 24)), min_size=1, max_size=40
+).map(lambda rows: [chunk(i, *row) for i, row in enumerate(rows)])
+
+
+@settings(deadline=None)
+@given(wanted=CHUNKS, ahead=CHUNKS, batch=st.sampled_from([0, 4096, 1 << 20, 1 << 28]))
+def test_every_wanted_chunk_lies_in_exactly_one_window(wanted: list[Chunk], ahead: list[Chunk], batch: int) -> None:
+    ahead = [c._replace(index=c.index + len(wanted) // 2) for c in ahead]
+    windows = plan_windows(wanted, iter(ahead), batch)
+    planned = [c.index for w in windows for c in w.chunks]
+    assert len(planned) == len(set(planned))
+    assert {c.index for c in wanted} <= set(planned)
+    for w in windows:
+        assert all(w.offset <= c.compressed_offset and c.compressed_offset + c.compressed_size <= w.end for c in w.chunks)
+        if len(w.chunks) > 1:
+            assert w.end - w.offset <= MAX_WINDOW_BYTES
+            assert sum(c.uncompressed_size for c in w.chunks) <= MAX_WINDOW_BYTES
+
+
+def test_neighbours_become_one_request() -> None:
+    chunks = [chunk(i, i * 1000, 1000) for i in range(10)]
+    (window,) = plan_windows(chunks[3:5], (), 1 << 20)
+    assert (window.offset, window.end) == (3000, 5000)
+
+
+def test_amplification_follows_the_last_chunk_up_to_the_batch_size() -> None:
+    chunks = [chunk(i, i * 1000, 1000) for i in range(100)]
+    (window,) = plan_windows(chunks[:1], iter(chunks[1:]), 10_000)
+    assert window.end == 10_000
+    assert [c.index for c in window.chunks] == list(range(10))
+
+
+def test_no_amplification_without_a_batch_size() -> None:
+    chunks = [chunk(i, i * 1000, 1000) for i in range(4)]
+    (window,) = plan_windows(chunks[:1], iter(chunks[1:]), 0)
+    assert window.chunks == (chunks[0],)
+
+
+def test_a_far_chunk_is_a_request_of_its_own() -> None:
+    windows = plan_windows([chunk(0, 0, 100), chunk(1, 5 << 20, 100)], (), 1 << 20)
+    assert [w.offset for w in windows] == [0, 5 << 20]
+
+
+def test_an_endless_table_ends() -> None:
+    def forever():  # type: ignore[no-untyped-def]
+        while True:
+            yield chunk(7, 0, 1)
+
+    (window,) = plan_windows([chunk(0, 0, 1)], forever(), 1 << 20)
+    assert [c.index for c in window.chunks] == [0, 7]

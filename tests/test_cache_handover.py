@@ -1,0 +1,91 @@
+"""A cache directory passes from nydusd to us and back; nobody gets a byte that was never fetched."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from manifest import describe
+from mounting import BIN, Mounts, copy_blobs
+
+IMAGES = ["v5-zstd", "v5-lz4_block", "v5-none", "v5-sha256", "v6-zstd", "v6-lz4_block", "v6-none", "v6-sha256"]
+
+
+def regular_files(root: Path) -> list[bytes]:
+    found = []
+    for folder, _, names in os.walk(os.fsencode(root)):
+        for name in names:
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and not os.path.islink(path) and os.path.getsize(path):
+                found.append(os.path.relpath(path, os.fsencode(root)))
+    return sorted(found)
+
+
+def read(root: Path, name: bytes) -> bytes:
+    with open(os.path.join(os.fsencode(root), name), "rb") as f:
+        return f.read()
+
+
+def outcomes(root: Path, names: list[bytes]) -> list[bytes | int | None]:
+    """Content of each file, or the errno of reading it."""
+
+    def one(name: bytes) -> bytes | int | None:
+        try:
+            return read(root, name)
+        except OSError as e:
+            return e.errno
+
+    return [one(name) for name in names]
+
+
+def overwrite_with_ff(blobs: Path) -> None:
+    for path in blobs.iterdir():
+        path.write_bytes(b"\xff" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("direction", ["from nydusd to us", "from us to nydusd"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_second_serves_what_the_first_fetched(
+    name: str, direction: str, golden: Path, mounts: Mounts, tmp_path: Path, peers: Path
+) -> None:
+    programs: list[Path] = [peers / "nydusd", BIN / "nydusd"]
+    first, second = programs if direction == "from nydusd to us" else programs[::-1]
+    blobs = copy_blobs(golden, name, tmp_path / "blobs")
+    work_dir = tmp_path / "cache"
+    work_dir.mkdir()
+
+    def mount(program: Path) -> Callable[[], Path]:
+        daemon = mounts.nydusd(golden / name / "boot", blobs, work_dir=work_dir, program=program, amplify_io=0)
+        return daemon
+
+    daemon = mount(first)
+    names = regular_files(daemon.mountpoint)
+    want = {n: read(daemon.mountpoint, n) for n in names[: len(names) // 2]}
+    daemon.stop()
+
+    overwrite_with_ff(blobs)
+    daemon = mount(second)
+    have = dict(zip(names, outcomes(daemon.mountpoint, names), strict=True))
+    daemon.stop()
+    assert {n: have[n] for n in want} == want
+    rest = [have[n] for n in names if n not in want]
+    # A file may consist of chunks that the first half shares with it; the others are lost.
+    assert errno.EIO in rest
+    assert all(r == errno.EIO or r in want.values() for r in rest)
+
+
+@pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])
+def test_the_names_of_nydusd_2_2_are_read(name: str, golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    blobs = copy_blobs(golden, name, tmp_path / "blobs")
+    work_dir = tmp_path / "cache"
+    first = mounts.nydusd(golden / name / "boot", blobs, work_dir=work_dir)
+    want = describe(first.mountpoint)
+    first.stop()
+    (old,) = work_dir.glob("*.blob.data.chunk_map")
+    old.rename(old.with_name(old.name.replace(".blob.data.chunk_map", ".chunk_map")))
+    overwrite_with_ff(blobs)
+    second = mounts.nydusd(golden / name / "boot", blobs, work_dir=work_dir)
+    assert describe(second.mountpoint) == want
+    assert not list(work_dir.glob("*.blob.data.chunk_map"))

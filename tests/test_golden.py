@@ -1,0 +1,57 @@
+"""Every golden image, mounted by each command, equals its manifest entry by entry."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from manifest import differences
+from mounting import BIN, Mounts, boot_of
+
+LATER = ("batch", "encrypt", "zran", "tarfs", "estargz-ref", "blob-cache")
+NAMES = """v5-none v5-lz4_block v5-zstd v5-sha256 v5-prefetch v5-chunk4k v5-inline v5-repeatable v5-aligned
+v5-layer-lower v5-merged v5-parent v5-dict v5-tar-rafs v6-none v6-lz4_block v6-zstd v6-sha256 v6-prefetch v6-chunk4k
+v6-inline v6-repeatable v6-toc v6-chunk16m v6-layer-lower v6-merged v6-parent v6-dict v6-tar-rafs v6-estargz-rafs""".split()
+
+
+def test_no_image_is_forgotten(golden_images: dict[str, dict]) -> None:
+    due = {n for n, i in golden_images.items() if i["manifest"] and not any(word in n for word in LATER)}
+    assert due == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nydusd(name: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts) -> None:
+    image = golden_images[name]
+    daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs")
+    assert differences(daemon.mountpoint, golden / image["manifest"], tuple(image.get("ignore", ()))) == []
+    assert daemon.stop() == 0
+    assert not os.path.ismount(daemon.mountpoint)
+
+
+@pytest.mark.parametrize("cache", ["blobcache", "dummycache"])
+@pytest.mark.parametrize("name", NAMES)
+def test_nydus_run_with_validation(
+    name: str, cache: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts, tmp_path: Path
+) -> None:
+    image = golden_images[name]
+    words = [f"backend.dir={golden / name / 'blobs'}", f"bootstrap={boot_of(golden, image)}", f"cache={cache}"]
+    words += [f"cache.work_dir={tmp_path}/cache"] if cache == "blobcache" else []
+    daemon = mounts.start(
+        BIN / "nydus-run", "mode=fuse", "backend=localfs", *words, f"mountpoint={tmp_path}/mnt", mountpoint=tmp_path / "mnt"
+    )
+    assert differences(daemon.mountpoint, golden / image["manifest"], tuple(image.get("ignore", ()))) == []
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("name", sorted(n for n in ("v6-batch", "v6-encrypt", "v6-zran", "v6-tarfs", "v6-estargz-ref")))
+def test_images_of_a_later_version_are_refused_by_name(
+    name: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts, tmp_path: Path
+) -> None:
+    daemon = mounts.start(
+        BIN / "nydus-run", "mode=fuse", "backend=localfs", f"backend.dir={golden / name / 'blobs'}",
+        f"bootstrap={boot_of(golden, golden_images[name])}", f"mountpoint={tmp_path}/mnt",
+        f"cache.work_dir={tmp_path}/cache", mountpoint=tmp_path / "mnt", wait=False,
+    )  # fmt: skip
+    assert daemon.process.wait(20) == 1
+    assert len(daemon.output.splitlines()) == 1
+    assert not os.path.ismount(tmp_path / "mnt")

@@ -1,0 +1,299 @@
+"""From start to end: every way out leaves no mount, no socket, no process, no temporary file."""
+
+import errno
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from manifest import describe, differences
+from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config, wait_for_mounts
+from nydus_app.linux.mount import MNT_DETACH, unmount
+
+IMAGE = "v6-zstd"
+
+
+@pytest.fixture
+def run(golden: Path, mounts: Mounts, tmp_path: Path) -> Callable[..., Daemon]:
+    """nydusd on a golden image with an API socket at `tmp_path`/api.sock."""
+
+    def start(*args: object, name: str = IMAGE, **changes: object) -> Daemon:
+        boot = golden / name / "boot"
+        daemon = mounts.nydusd(boot, golden / name / "blobs", args=("--apisock", tmp_path / "api.sock", *args), **changes)
+        wait_until((tmp_path / "api.sock").exists, daemon)
+        return daemon
+
+    return start
+
+
+def wait_until(condition: Callable[[], bool], daemon: Daemon) -> None:
+    """The socket appears by rename(2) right after the mount; there is no event to wait for."""
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert daemon.process.poll() is None, daemon.output
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class Unix(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def call(sock: Path, method: str, path: str, body: object = None) -> tuple[int, object]:
+    connection = Unix(sock)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        reply = connection.getresponse()
+        content = reply.read()
+        return reply.status, json.loads(content) if content else None
+    finally:
+        connection.close()
+
+
+def assert_nothing_left(daemon: Daemon, tmp_path: Path) -> None:
+    assert not is_mounted(daemon.mountpoint)
+    assert not (tmp_path / "api.sock").exists()
+    assert not [p for p in tmp_path.rglob("*") if "tmp" in p.suffix]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts_and_is_a_good_end(run: Callable[..., Daemon], number: int, tmp_path: Path) -> None:
+    daemon = run()
+    assert daemon.stop(number) == 0
+    assert_nothing_left(daemon, tmp_path)
+
+
+def test_an_outside_unmount_ends_the_daemon_within_a_second(run: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = run()
+    unmount(str(daemon.mountpoint))
+    assert daemon.process.wait(1) == 0
+    assert_nothing_left(daemon, tmp_path)
+
+
+def test_a_busy_mount_goes_away_with_its_daemon(run: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = run()
+    with open(daemon.mountpoint / "usr/bin/true" if (daemon.mountpoint / "usr/bin/true").exists() else next(
+        p for p in daemon.mountpoint.rglob("*") if p.is_file()
+    )):
+        assert daemon.stop() == 0
+        assert_nothing_left(daemon, tmp_path)
+
+
+def test_a_dead_mount_is_replaced(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    first = mounts.nydusd(golden / IMAGE / "boot", golden / IMAGE / "blobs")
+    first.kill()
+    with pytest.raises(OSError) as e:
+        os.stat(first.mountpoint)
+    assert e.value.errno == errno.ENOTCONN
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps(nydusd_config(golden / IMAGE / "blobs", tmp_path / "cache")))
+    process = subprocess.Popen(
+        [BIN / "nydusd", "--config", config, "--bootstrap", golden / IMAGE / "boot", "--mountpoint", first.mountpoint],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert wait_for_mounts(lambda: process.poll() is not None or _answers(first.mountpoint))
+        assert process.poll() is None
+        assert differences(first.mountpoint, golden / "kinds.manifest.jsonl") == []
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+    assert not is_mounted(first.mountpoint)
+
+
+def _answers(path: Path) -> bool:
+    try:
+        return bool(os.listdir(path))
+    except OSError:
+        return False
+
+
+def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = run()
+    sock = tmp_path / "api.sock"
+    status, info = call(sock, "GET", "/api/v1/daemon")
+    assert status == 200
+    assert info["state"] == "RUNNING"
+    assert info["backend_collection"]["/"]["backend_type"] == "Rafs"
+    assert call(sock, "PUT", "/api/v1/daemon", {"log_level": "debug"}) == (204, None)
+    assert call(sock, "PUT", "/api/v1/daemon", {"log_level": "loud"})[0] == 500
+    assert call(sock, "PUT", "/api/v1/daemon/exit") == (204, None)
+    assert daemon.process.wait(DEADLINE_S) == 0
+    assert_nothing_left(daemon, tmp_path)
+
+
+def test_mount_flags_are_those_of_nydusd(run: Callable[..., Daemon]) -> None:
+    daemon = run()
+    (line,) = [words for line in open("/proc/self/mounts") if (words := line.split())[1] == str(daemon.mountpoint)]
+    assert line[0] == "rafs" and line[2] == "fuse"
+    flags = set(line[3].split(","))
+    assert {"ro", "nosuid", "nodev", "noatime", "default_permissions", "allow_other"} <= flags
+
+
+@pytest.fixture
+def tiny_tmpfs(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "tiny"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", path], check=True)
+    yield path
+    unmount(str(path), MNT_DETACH)
+
+
+@pytest.mark.parametrize("left", [0, 64 << 10, 2 << 20])
+@pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])
+def test_a_full_cache_disk_costs_one_warning(
+    golden: Path, mounts: Mounts, tiny_tmpfs: Path, name: str, left: int
+) -> None:
+    with open(tiny_tmpfs / "fill", "wb") as f:
+        os.posix_fallocate(f.fileno(), 0, (16 << 20) - left)
+    (tiny_tmpfs / "cache").mkdir()
+    daemon = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tiny_tmpfs / "cache")
+    assert differences(daemon.mountpoint, golden / "kinds.manifest.jsonl") == []
+    assert daemon.stop() == 0
+    assert sum("cannot write the cache" in line for line in daemon.output.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user by setpriv")
+def test_an_ordinary_user_mounts_on_his_own_directory(golden: Path, mounts: Mounts) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as home:
+        base = Path(home)
+        base.chmod(0o755)
+        blobs = copy_blobs(golden, IMAGE, base / "blobs")
+        boot = base / "boot"
+        boot.write_bytes((golden / IMAGE / "boot").read_bytes())
+        (base / "mnt").mkdir()
+        (base / "cache").mkdir()
+        for path in (base / "mnt", base / "cache"):
+            os.chown(path, 1000, 1000)
+        daemon = mounts.start(
+            "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", BIN / "nydus-run", "mode=fuse",
+            "backend=localfs", f"backend.dir={blobs}", f"bootstrap={boot}", f"mountpoint={base}/mnt",
+            f"cache.work_dir={base}/cache", mountpoint=base / "mnt",
+        )  # fmt: skip
+        listed = subprocess.run(
+            ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "ls", "-A", base / "mnt"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert listed.returncode == 0 and "sizes" in listed.stdout
+        assert daemon.stop() == 0
+        assert not is_mounted(base / "mnt")
+
+
+def _truncated(path: Path) -> Path:
+    target = path.parent / "truncated"
+    target.write_bytes(path.read_bytes()[:1500])
+    return target
+
+
+FAILING_STARTS: dict[str, Callable[[dict], None]] = {
+    "no such bootstrap": lambda s: s.update(bootstrap="/nonexistent/boot"),
+    "the bootstrap is a directory": lambda s: s.update(bootstrap=str(s["tmp"])),
+    "the bootstrap is empty": lambda s: s.update(bootstrap=_file(s, "empty", b"")),
+    "the bootstrap is noise": lambda s: s.update(bootstrap=_file(s, "noise", os.urandom(9000))),
+    "the bootstrap is cut": lambda s: s.update(bootstrap=_file(s, "cut", s["boot"].read_bytes()[:1500])),
+    "no such mountpoint": lambda s: s.update(mountpoint="/nonexistent/mnt"),
+    "the mountpoint is a file": lambda s: s.update(mountpoint=_file(s, "plain", b"")),
+    "no such configuration": lambda s: s.update(config="/nonexistent/c.json"),
+    "the configuration is cut": lambda s: s.update(config=_file(s, "c.json", b'{"device": {"backend"')),
+    "the configuration is a directory": lambda s: s.update(config=str(s["tmp"])),
+    "the configuration has no backend": lambda s: s.update(config=_file(s, "c.json", b'{"device":{},"mode":"direct"}')),
+    "the configuration is version 3": lambda s: s.update(config=_file(s, "c.json", b'{"version": 3}')),
+    "the backend is unknown": lambda s: _config(s, backend={"type": "ftp", "config": {}}),
+    "the backend is a later version's": lambda s: _config(
+        s, backend={"type": "registry", "config": {"host": "h", "repo": "r", "auth": "c2VjcmV0"}}
+    ),
+    "the cache directory is a file": lambda s: _config(
+        s, cache={"type": "blobcache", "config": {"work_dir": _file(s, "plain", b"")}}
+    ),
+    "the cache has no configuration": lambda s: _config(s, cache={"type": "blobcache"}),
+    "the API socket's directory is missing": lambda s: s.update(extra=["--apisock", "/nonexistent/api.sock"]),
+    "the API socket is a directory": lambda s: s.update(extra=["--apisock", str(s["tmp"])]),
+    "the log's directory is missing": lambda s: s.update(extra=["--log-file", "/nonexistent/dir/log"]),
+    "the prefetch list is missing": lambda s: s.update(extra=["--prefetch-files", "/nonexistent/list"]),
+    "the log rotation is no number": lambda s: s.update(extra=["--log-rotation-size", "x"]),
+    "a flag is unknown": lambda s: s.update(extra=["--mountpiont", "/mnt"]),
+}
+
+
+def _file(setup: dict, name: str, content: bytes) -> str:
+    path = setup["tmp"] / name
+    path.write_bytes(content)
+    return str(path)
+
+
+def _config(setup: dict, **device: object) -> None:
+    config = nydusd_config(setup["tmp"], setup["tmp"] / "cache")
+    config["device"].update(device)
+    setup["config"] = _file(setup, "c.json", json.dumps(config).encode())
+
+
+@pytest.mark.mounts
+@pytest.mark.parametrize("kind", FAILING_STARTS)
+def test_a_failing_start_leaves_nothing(kind: str, golden: Path, tmp_path: Path) -> None:
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    setup = {
+        "tmp": tmp_path,
+        "boot": golden / IMAGE / "boot",
+        "bootstrap": str(golden / IMAGE / "boot"),
+        "mountpoint": str(mountpoint),
+        "extra": ["--apisock", str(tmp_path / "api.sock")],
+    }
+    _config(setup)
+    FAILING_STARTS[kind](setup)
+    before = set(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [BIN / "nydusd", "fuse", "--config", setup["config"], "--bootstrap", setup["bootstrap"],
+         "--mountpoint", setup["mountpoint"], "--log-level", "error", *setup["extra"]],
+        capture_output=True, text=True, timeout=DEADLINE_S,
+    )  # fmt: skip
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr and "c2VjcmV0" not in done.stderr
+    assert done.stderr.strip()
+    assert not is_mounted(mountpoint)
+    assert set(tmp_path.rglob("*")) - before <= {tmp_path / "cache"}
+
+
+KILLS = 20
+
+
+@pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])
+def test_killed_in_the_middle_of_cold_reads_again_and_again(
+    golden: Path, mounts: Mounts, tmp_path: Path, name: str
+) -> None:
+    """Every restart goes on with the same cache directory; validation is off, so only order protects."""
+    wanted = {e["path"]: e["sha256"] for e in describe_golden(golden) if e["type"] == "file" and isinstance(e["path"], str)}
+    for round_ in range(KILLS // 2):
+        daemon = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tmp_path / "cache", amplify_io=0)
+        reader = subprocess.Popen(
+            ["find", daemon.mountpoint, "-type", "f", "-exec", "cat", "{}", "+"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert reader.stdout is not None
+        reader.stdout.read(1 + round_ * 500_000)
+        daemon.kill()
+        reader.stdout.close()
+        reader.wait(DEADLINE_S)
+        unmount(str(daemon.mountpoint), MNT_DETACH)
+    last = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tmp_path / "cache")
+    have = {e["path"]: e["sha256"] for e in describe(last.mountpoint) if e["type"] == "file" and isinstance(e["path"], str)}
+    assert have == wanted
+
+
+def describe_golden(golden: Path) -> list[dict]:
+    return [json.loads(line) for line in (golden / "kinds.manifest.jsonl").read_text().splitlines()]
