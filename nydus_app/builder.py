@@ -10,13 +10,16 @@ second codec) is imported where it is first used.
 import logging
 import mmap
 import os
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
-from nydus_app.config.tree import Blobcache, Dummycache, Localfs, Prefetch, Tree
+from nydus_app.config.tree import Blobcache, Dummycache, Fuse, Localfs, Tree
 from nydus_app.errors import BackendNotFound, CacheError, ConfigFileError, InvalidImage, Unsupported
 from nydus_app.filesystems.rafs import RafsFileSystem
+from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
 from nydus_app.formats.rafs.values import Blob, Bootstrap
@@ -28,6 +31,9 @@ from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.inline_bootstrap import extract_bootstrap
+
+if TYPE_CHECKING:
+    from nydus_app.daemon.daemon import FuseDaemon
 
 log = logging.getLogger("nydus.builder")
 
@@ -117,8 +123,45 @@ def open_filesystem(tree: Tree) -> RafsFileSystem:
     bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
     workers = trio.CapacityLimiter(getattr(tree.mode, "threads", 4))
     device = Device([build_cache(tree, bootstrap, blob, backend, workers) for blob in bootstrap.blobs])
-    if tree.prefetch != Prefetch() and tree.prefetch.enable:
+    if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
     return RafsFileSystem(
         bootstrap, device, enable_xattr=tree.rafs.enable_xattr, verify_inodes=tree.rafs.validate
     )
+
+
+def run(tree: Tree) -> int:
+    """Mount what the tree says and serve until stopped; the exit status of the command.
+
+    Raises NydusError before anything is mounted, or after everything is undone.
+    """
+    from nydus_app.config.nydusd_view import config_v2
+    from nydus_app.daemon.daemon import FuseDaemon
+    from nydus_app.daemon.limits import raise_nofile
+    from nydus_app.daemon.log import open_log
+    from nydus_app.transports.libfuse import LibfuseTransport
+
+    open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
+    raise_nofile(tree.daemon.rlimit_nofile)
+    assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
+    vfs = Vfs()
+    vfs.mount(tree.virtual_mountpoint, open_filesystem(tree))
+    daemon = FuseDaemon(
+        vfs,
+        mountpoint=os.path.realpath(tree.mountpoint),
+        writable=tree.mode.writable,
+        make_transport=LibfuseTransport,
+        serve_api=partial(_serve_api, tree.api.sock) if tree.api.sock else None,
+        views={tree.virtual_mountpoint: config_v2(tree)},
+        id=tree.daemon.id,
+        supervisor=tree.daemon.supervisor,
+    )
+    trio.run(daemon.run)
+    log.info("nydusd quits")
+    return 0
+
+
+def _serve_api(sock: str, daemon: "FuseDaemon") -> AbstractAsyncContextManager[None]:
+    from nydus_app.api.server import serve_api
+
+    return serve_api(daemon, sock)

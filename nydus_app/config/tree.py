@@ -305,15 +305,3 @@ GROUPS: dict[str, dict[str, type]] = {
     },
     "cache": {"blobcache": Blobcache, "dummycache": Dummycache, "fscache": Fscache},
 }
-
-SECRETS: frozenset[str] = frozenset(
-    {
-        "backend.auth",
-        "backend.registry_token",
-        "backend.access_key_id",
-        "backend.access_key_secret",
-        "backend.proxy.url",
-        "cache.encryption_key",
-    }
-)
-"""Full keys whose values never reach a log, an error, the API or any printed tree."""

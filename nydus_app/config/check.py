@@ -1,0 +1,250 @@
+"""What is wrong with a tree, named before anything happens. Pure but for `check_paths`.
+
+    check            something is missing, out of range, or contradicts itself     ConfigError
+    check_supported  legal, but not in this version                                Unsupported
+    check_paths      a file or directory is not there or not what it should be     ConfigFileError
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from nydus_app.config.tree import (
+    MISSING,
+    Blobcache,
+    Dummycache,
+    Fuse,
+    HttpOptions,
+    HttpProxy,
+    Localdisk,
+    Localfs,
+    Oss,
+    Prefetch,
+    Registry,
+    S3,
+    Singleton,
+    Tree,
+    Virtiofs,
+)
+from nydus_app.errors import ConfigError, ConfigFileError, Unsupported
+
+MAX_BATCH_SIZE = 0x1000_0000
+MAX_SOCKET_PATH = 107
+
+
+def check(tree: Tree) -> None:
+    """Raises ConfigError: one line with all missing keys, else one with the first wrong value."""
+    missing = list(missing_keys(tree))
+    if missing:
+        raise ConfigError(f"missing: {', '.join(missing)}")
+    for problem in _problems(tree):
+        raise ConfigError(problem)
+
+
+def missing_keys(tree: Tree) -> Iterator[str]:
+    """Full keys without a value; a choice that needs one of two keys names both."""
+    for name in _missing(tree, ""):
+        if name != "backend" or tree.bootstrap is not None:
+            yield name
+    match tree.backend:
+        case Localfs(dir="", blob_file=""):
+            yield "backend.dir (or backend.blob_file)"
+
+
+def _missing(node: Any, prefix: str) -> Iterator[str]:
+    for f in fields(node):
+        value = getattr(node, f.name)
+        if is_dataclass(value):
+            yield from _missing(value, f"{prefix}{f.name}.")
+        elif value == MISSING:
+            yield f"{prefix}{f.name}"
+
+
+def _problems(tree: Tree) -> Iterator[str]:
+    match tree.mode:
+        case Fuse(threads=threads) if not 1 <= threads <= 1024:
+            yield f"mode.threads={threads}: 1 to 1024 are legal"
+        case Fuse() if tree.mountpoint is None:
+            yield "mountpoint=null: mode=fuse needs a directory to mount on"
+        case Singleton(fscache_threads=threads) if not 1 <= threads <= 1024:
+            yield f"mode.fscache_threads={threads}: 1 to 1024 are legal"
+        case Singleton(fscache=None, fscache_tag=str()):
+            yield "mode.fscache_tag: it needs mode.fscache as well"
+    yield from _backend_problems(tree.backend)
+    yield from _cache_problems(tree.cache)
+    if not 0 <= tree.rafs.batch_size <= MAX_BATCH_SIZE:
+        yield f"rafs.batch_size={tree.rafs.batch_size}: 0 to {MAX_BATCH_SIZE} bytes (256 MiB) are legal"
+    yield from _prefetch_problems("prefetch", tree.prefetch)
+    yield from _common_problems(tree)
+
+
+def _common_problems(tree: Tree) -> Iterator[str]:
+    if tree.bootstrap is not None and tree.shared_dir is not None:
+        yield "shared_dir: either bootstrap or shared_dir can be served, not both"
+    if tree.prefetch_files is not None and tree.bootstrap is None:
+        yield "prefetch_files: it needs bootstrap as well"
+    for key, path in (("bootstrap", tree.bootstrap), ("mountpoint", tree.mountpoint), ("log.file", tree.log.file)):
+        if path is not None and (not path or "\0" in path):
+            yield f"{key}: {path!r} is no path"
+    if not tree.virtual_mountpoint.startswith("/"):
+        yield f"virtual_mountpoint={tree.virtual_mountpoint}: an absolute path is wanted"
+    if (tree.daemon.id is None) != (tree.daemon.supervisor is None):
+        yield "daemon.id and daemon.supervisor: give both or neither"
+    if tree.daemon.rlimit_nofile < 0:
+        yield f"daemon.rlimit_nofile={tree.daemon.rlimit_nofile}: 0 (leave alone) or more is legal"
+    if tree.log.rotation_size < 0:
+        yield f"log.rotation_size={tree.log.rotation_size}: 0 (no rotation) or more MiB are legal"
+    if tree.api.sock is not None and not 0 < len(os.fsencode(tree.api.sock)) <= MAX_SOCKET_PATH:
+        yield f"api.sock: a socket's path has 1 to {MAX_SOCKET_PATH} bytes"
+    overlay = tree.overlay
+    if (overlay.upper_dir or None) is None and (overlay.work_dir or None) is not None:
+        yield "overlay.work_dir: it needs overlay.upper_dir as well"
+
+
+def _backend_problems(backend: Any) -> Iterator[str]:
+    required: dict[type, tuple[str, ...]] = {
+        Localdisk: ("device_path",),
+        Registry: ("host", "repo"),
+        Oss: ("endpoint", "bucket_name"),
+        S3: ("endpoint", "region", "bucket_name"),
+        HttpProxy: ("addr",),
+    }
+    for name in required.get(type(backend), ()):
+        if not getattr(backend, name):
+            yield f"backend.{name}: it must not be empty"
+    if isinstance(backend, HttpProxy) and not backend.addr.startswith(("http://", "https://", "/")):
+        yield "backend.addr: http://…, https://… or the absolute path of a Unix socket is wanted"
+    if isinstance(backend, HttpOptions):
+        for name in ("timeout", "connect_timeout"):
+            if getattr(backend, name) < 0:
+                yield f"backend.{name}={getattr(backend, name)}: seconds, 0 for none"
+        if not 0 <= backend.retry_limit <= 255:
+            yield f"backend.retry_limit={backend.retry_limit}: 0 to 255 are legal"
+
+
+def _cache_problems(cache: Any) -> Iterator[str]:
+    if not isinstance(cache, Dummycache) and not cache.work_dir:
+        yield "cache.work_dir: it must not be empty"
+    yield from _prefetch_problems("cache.prefetch", cache.prefetch)
+    if not isinstance(cache, Blobcache) or not (cache.enable_encryption or cache.enable_convergent_encryption):
+        return
+    if cache.compressed:
+        yield "cache.compressed and cache.enable_encryption: only an uncompressed cache can be encrypted"
+    if cache.enable_convergent_encryption:
+        return
+    try:
+        key = bytes.fromhex(cache.encryption_key)
+    except ValueError:
+        key = b""
+    if len(key) != 32 or key[:16] == key[16:]:
+        yield "cache.encryption_key: 64 hexadecimal digits are wanted, the two halves different"
+
+
+def _prefetch_problems(key: str, prefetch: Prefetch) -> Iterator[str]:
+    if not prefetch.enable:
+        return
+    if not 1 <= prefetch.threads <= 1024:
+        yield f"{key}.threads={prefetch.threads}: 1 to 1024 are legal"
+    if not 0 <= prefetch.batch_size <= MAX_BATCH_SIZE:
+        yield f"{key}.batch_size={prefetch.batch_size}: 0 to {MAX_BATCH_SIZE} bytes (256 MiB) are legal"
+    if prefetch.bandwidth_limit < 0:
+        yield f"{key}.bandwidth_limit={prefetch.bandwidth_limit}: bytes a second, 0 for no limit"
+
+
+# ---- what this version cannot do ----------------------------------------------------------------
+
+
+def check_supported(tree: Tree) -> None:
+    """Raises Unsupported with one line that names the key and what to use instead."""
+    for what in _later(tree):
+        raise Unsupported(f"{what} is not supported by this version")
+
+
+def _later(tree: Tree) -> Iterator[str]:
+    match tree.mode:
+        case Virtiofs():
+            yield "mode=virtiofs (only mode=fuse)"
+        case Singleton():
+            yield "mode=singleton (only mode=fuse)"
+    if tree.shared_dir is not None:
+        yield "shared_dir (passing a host directory through)"
+    if tree.bootstrap is None:
+        yield "a start without bootstrap"
+    if not isinstance(tree.backend, Localfs):
+        yield f"backend={type(tree.backend).__name__.lower()} (only backend=localfs)"
+    if tree.external_backends:
+        yield "external_backends"
+    match tree.cache:
+        case Blobcache(compressed=True):
+            yield "cache.compressed"
+        case Blobcache(enable_encryption=True) | Blobcache(enable_convergent_encryption=True):
+            yield "an encrypted cache (cache.enable_encryption)"
+        case Blobcache(disable_indexed_map=True):
+            yield "cache.disable_indexed_map"
+        case Blobcache() | Dummycache():
+            pass
+        case _:
+            yield "cache=fscache (only blobcache and dummycache)"
+    if tree.virtual_mountpoint != "/":
+        yield f"virtual_mountpoint={tree.virtual_mountpoint} (only /)"
+    if tree.overlay.upper_dir:
+        yield "overlay"
+    if tree.daemon.upgrade:
+        yield "daemon.upgrade"
+    if tree.daemon.dedup_db is not None:
+        yield "daemon.dedup_db"
+
+
+# ---- paths --------------------------------------------------------------------------------------
+
+
+def check_paths(tree: Tree, *, strict: bool) -> None:
+    """Look at what the tree names, changing nothing. Raises ConfigFileError.
+
+    `strict` also wants the backend's directory, which nydusd looks at with the first read only.
+    """
+    if tree.bootstrap is not None:
+        _check_file("bootstrap", tree.bootstrap)
+    if tree.mountpoint is not None:
+        _check_directory("mountpoint", tree.mountpoint, dead_mount_is_fine=True)
+    if tree.prefetch_files is not None:
+        _check_prefetch_files(tree.prefetch_files)
+    if strict and isinstance(tree.backend, Localfs):
+        if tree.backend.blob_file:
+            _check_file("backend.blob_file", tree.backend.blob_file)
+        elif not any(os.path.isdir(d) for d in (tree.backend.dir, *tree.backend.alt_dirs)):
+            _check_directory("backend.dir", tree.backend.dir)
+    for key, path in (("api.sock", tree.api.sock), ("log.file", tree.log.file)):
+        if path is not None:
+            _check_directory(f"directory of {key}", os.path.dirname(os.path.abspath(path)))
+            if os.path.isdir(path):
+                raise ConfigFileError(f"{key} {path}: is a directory")
+
+
+def _check_file(key: str, path: str) -> None:
+    try:
+        with open(path, "rb") as f:
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise ConfigFileError(f"{key} {path}: no regular file")
+    except OSError as e:
+        raise ConfigFileError(f"{key} {path}: {e.strerror}") from None
+
+
+def _check_directory(key: str, path: str, *, dead_mount_is_fine: bool = False) -> None:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise ConfigFileError(f"{key} {path}: no directory")
+    except OSError as e:
+        if not (dead_mount_is_fine and e.errno in (errno.ENOTCONN, errno.ECONNABORTED)):
+            raise ConfigFileError(f"{key} {path}: {e.strerror}") from None
+
+
+def _check_prefetch_files(path: str) -> None:
+    _check_file("prefetch_files", path)
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            if line.strip() and not line.strip().startswith(b"/"):
+                raise ConfigFileError(f"prefetch_files {path}: line {number} is no absolute path")

@@ -1,0 +1,43 @@
+"""Which values are secrets, and what stands for them in whatever is shown."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MASK = "***"
+
+SECRET_NAMES = frozenset(
+    {"auth", "registry_token", "access_key_id", "access_key_secret", "encryption_key"}
+)
+"""Last words of keys; every value under `headers` and the address of a proxy are secrets, too."""
+
+
+def is_secret(path: tuple[str, ...]) -> bool:
+    return path[-1] in SECRET_NAMES or "headers" in path[:-1] or path[-2:] == ("proxy", "url")
+
+
+def is_reference(value: object) -> bool:
+    """`${oc.env:NAME}` names where a secret is; it is none itself."""
+    return isinstance(value, str) and value.startswith("${") and value.endswith("}")
+
+
+def mask(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """A copy of nested dictionaries and lists with every non-empty secret replaced."""
+    if isinstance(value, Mapping):
+        return {k: mask(v, (*path, str(k))) for k, v in value.items()}
+    if isinstance(value, list):
+        return [mask(v, path) for v in value]
+    if path and is_secret(path) and value and not is_reference(value):
+        return MASK
+    return value
+
+
+def secrets_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every literal secret text in nested dictionaries and lists."""
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            yield from secrets_in(v, (*path, str(k)))
+    elif isinstance(value, list):
+        for v in value:
+            yield from secrets_in(v, path)
+    elif path and is_secret(path) and isinstance(value, str) and value and not is_reference(value):
+        yield value

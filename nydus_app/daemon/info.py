@@ -1,0 +1,28 @@
+"""What a daemon tells about itself (contract 3.4)."""
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import NamedTuple
+
+from nydus_app.daemon.state import State
+
+
+class MountInfo(NamedTuple):
+    """One mounted file system; `config` is nydusd's ConfigV2 shape, without secrets."""
+
+    backend_type: str  # Rafs or PassthroughFs
+    mountpoint: str
+    mounted_time: str
+    config: Mapping[str, object] | None
+
+
+class DaemonInfo(NamedTuple):
+    id: str | None
+    supervisor: str | None
+    state: State
+    mounts: tuple[MountInfo, ...]
+
+
+def utc_now() -> str:
+    """Now, as nydusd prints it: 2026-01-02 03:04:05.678901 +00:00:00."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f +00:00:00")

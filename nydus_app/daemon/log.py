@@ -1,0 +1,125 @@
+"""Logging in nydusd's format (contract 2.1).
+
+    [2026-01-02 03:04:05.678901 +00:00] INFO message
+    [2026-01-02 03:04:05.678901 +00:00] WARN [storage/fetch.py:42] message
+
+To standard error (coloured on a terminal only) or to a file, appended; with rotation the file is
+`<base>_rCURRENT<ext>`, older ones carry the time of their end and are compressed, ten are kept.
+A log that cannot be written never stops the daemon: the first failure is told to standard error.
+"""
+
+import glob
+import gzip
+import logging
+import os
+import shutil
+import sys
+from datetime import datetime
+from logging import handlers
+
+from nydus_app.errors import ConfigError, ConfigFileError
+
+TRACE = 5
+KEPT_FILES = 10
+ROOT = "nydus"
+
+_NAMES = {"trace": TRACE, "debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_SHOWN = {TRACE: "TRACE", logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
+_COLOURS = {logging.ERROR: "1;31", logging.WARNING: "33", logging.DEBUG: "2", TRACE: "2"}
+OFF = logging.CRITICAL + 1
+
+
+class NydusFormatter(logging.Formatter):
+    def __init__(self, *, coloured: bool) -> None:
+        super().__init__()
+        self._coloured = coloured
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created).astimezone()
+        zone = when.strftime("%z")
+        place = "" if record.levelno == logging.INFO else f"[{_short(record.pathname)}:{record.lineno}] "
+        level = _SHOWN.get(record.levelno, record.levelname)
+        text = f"{level} {place}{record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if self._coloured and record.levelno in _COLOURS:
+            text = f"\x1b[{_COLOURS[record.levelno]}m{text}\x1b[0m"
+        return f"[{when:%Y-%m-%d %H:%M:%S.%f} {zone[:3]}:{zone[3:]}] {text}"
+
+
+def _short(path: str) -> str:
+    """Room and module: storage/fetch.py."""
+    return "/".join(path.rsplit("/", 2)[-2:])
+
+
+class _Forgiving(logging.Handler):
+    """Mixed in before a handler: the first error is told, none is raised."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True
+            print(f"nydus: cannot write the log: {sys.exc_info()[1]}", file=sys.stderr)
+
+
+class _Stderr(_Forgiving, logging.StreamHandler):  # type: ignore[type-arg]
+    pass
+
+
+class _File(_Forgiving, logging.FileHandler):
+    pass
+
+
+class _RotatedFile(_Forgiving, handlers.RotatingFileHandler):
+    """`<base>_rCURRENT<ext>`; rotated ones `<base>_r<time><ext>.gz`."""
+
+    def __init__(self, base: str, extension: str, size_bytes: int) -> None:
+        self._base, self._extension = base, extension
+        super().__init__(f"{base}_rCURRENT{extension}", maxBytes=size_bytes, backupCount=1, encoding="utf-8")
+
+    def doRollover(self) -> None:
+        self.stream.close()
+        ended = f"{self._base}_r{datetime.now():%Y-%m-%d_%H-%M-%S}{self._extension}.gz"
+        with open(self.baseFilename, "rb") as current, gzip.open(ended, "ab") as packed:
+            shutil.copyfileobj(current, packed)
+        os.truncate(self.baseFilename, 0)
+        for old in sorted(glob.glob(f"{glob.escape(self._base)}_r2*{self._extension}.gz"))[: -(KEPT_FILES - 1)]:
+            os.unlink(old)
+        self.stream = self._open()
+
+
+def open_log(level: str, file: str | None, rotation_size_mib: int) -> None:
+    """Send everything below the logger "nydus" there. Raises ConfigFileError."""
+    for number, name in ((TRACE, "TRACE"), (logging.WARNING, "WARN")):
+        logging.addLevelName(number, name)
+    logger = logging.getLogger(ROOT)
+    logger.propagate = False
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    handler = _open_handler(file, rotation_size_mib)
+    handler.setFormatter(NydusFormatter(coloured=file is None and sys.stderr.isatty()))
+    logger.addHandler(handler)
+    set_level(level)
+
+
+def _open_handler(file: str | None, rotation_size_mib: int) -> logging.Handler:
+    if file is None:
+        return _Stderr(sys.stderr)
+    base, extension = os.path.splitext(os.path.abspath(file))
+    extension = extension or ".log"
+    try:
+        if rotation_size_mib:
+            return _RotatedFile(base, extension, rotation_size_mib << 20)
+        return _File(base + extension, encoding="utf-8")
+    except OSError as e:
+        raise ConfigFileError(f"log file {base + extension}: {e.strerror}") from None
+
+
+def set_level(name: str) -> None:
+    """off, error, warn, info, debug or trace, in any case. Raises ConfigError."""
+    known = {"off": OFF, **_NAMES}
+    if name.lower() not in known:
+        raise ConfigError(f"log level {name!r} is none of {', '.join(known)}")
+    logging.getLogger(ROOT).setLevel(known[name.lower()])
