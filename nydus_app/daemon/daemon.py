@@ -19,6 +19,7 @@ from nydus_app.daemon import notify
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
 from nydus_app.daemon.state import Action, Event, State, StateMachine
+from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.linux.fuse_device import FuseDevice, clear_dead_mount, mount_fuse
 from nydus_app.transports.port import Transport
@@ -29,6 +30,14 @@ UNMOUNT_DEADLINE_S = 10
 
 MakeTransport = Callable[[FileSystem, FuseDevice], Transport]
 ServeApi = Callable[["FuseDaemon"], AbstractAsyncContextManager[object]]
+
+
+def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, NydusError)
+    return error
 
 
 class FuseDaemon:
@@ -91,6 +100,9 @@ class FuseDaemon:
                 raise
             try:
                 await self._serve(device, signals)
+            except* NydusError as group:
+                # One error ends the daemon; which nursery it passed is of no interest to a person.
+                self._failure = _first(group)
             finally:
                 device.close()
                 self._fs.close()

@@ -1,0 +1,106 @@
+"""uvicorn beside trio: the API on a Unix socket, served by a thread of its own.
+
+The web stack takes longer to import than a mount takes, so its thread imports it while the mount is
+already in use. The socket is bound under another name and renamed when it accepts, because a client
+that sees it connects at once (clients 1.6). Idle connections are never closed by us: containerd's
+snapshotter keeps one to learn of the daemon's death.
+"""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from nydus_app.api.bridge import Bridge
+from nydus_app.api.port import DaemonPort
+from nydus_app.errors import ConfigFileError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger("nydus.api")
+
+BACKLOG = 256
+FOREVER_S = 1 << 30
+SHUTDOWN_S = 2.0
+MAX_HEADER_BYTES = 64 << 10
+
+
+@asynccontextmanager
+async def serve_api(daemon: DaemonPort, path: str) -> AsyncIterator[None]:
+    """Serve until the block ends; then the socket file is gone. Raises ConfigFileError."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    listener = _listen(temporary)
+    try:
+        server = await trio.to_thread.run_sync(_make_server, daemon, Bridge())
+        thread = threading.Thread(
+            target=server.run, kwargs={"sockets": [listener]}, name="nydus-http-server", daemon=True
+        )
+        thread.start()
+        try:
+            os.rename(temporary, path)
+        except OSError as e:
+            raise ConfigFileError(f"api.sock {path}: {e.strerror}") from None
+        identity = _identity(path)
+        try:
+            yield
+        finally:
+            if _identity(path) == identity:
+                with suppress(OSError):
+                    os.unlink(path)
+            server.should_exit = True
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(thread.join, SHUTDOWN_S)
+    finally:
+        listener.close()
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError as e:
+        listener.close()
+        raise ConfigFileError(f"api.sock {path.rsplit('.', 2)[0]}: {e.strerror}") from None
+    return listener
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Whose socket lies there: a successor may have put its own in our place."""
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return None
+    return st.st_dev, st.st_ino
+
+
+def _make_server(daemon: DaemonPort, bridge: Bridge) -> "uvicorn.Server":
+    import uvicorn
+
+    from nydus_app.api.app import make_app
+
+    config = uvicorn.Config(
+        make_app(daemon, bridge),
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        headers=[("Server", "Nydus API")],
+        timeout_keep_alive=FOREVER_S,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+    )
+    return uvicorn.Server(config)
+
