@@ -33,6 +33,7 @@ from nydus_app.errors import ConfigError, ConfigFileError, Unsupported
 
 MAX_BATCH_SIZE = 0x1000_0000
 MAX_SOCKET_PATH = 107
+MISSING_LOCALFS = "backend.dir (or backend.blob_file)"
 
 
 def check(tree: Tree) -> None:
@@ -46,12 +47,10 @@ def check(tree: Tree) -> None:
 
 def missing_keys(tree: Tree) -> Iterator[str]:
     """Full keys without a value; a choice that needs one of two keys names both."""
-    for name in _missing(tree, ""):
-        if name != "backend" or tree.bootstrap is not None:
-            yield name
+    yield from _missing(tree, "")
     match tree.backend:
-        case Localfs(dir="", blob_file=""):
-            yield "backend.dir (or backend.blob_file)"
+        case Localfs(dir="", blob_file="") if tree.bootstrap is not None:
+            yield MISSING_LOCALFS
 
 
 def _missing(node: Any, prefix: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from nydus_app.config.masking import is_secret
 from nydus_app.config.quoting import Reference, parse_value, quote
-from nydus_app.config.tree import GROUPS, MISSING, Tree
+from nydus_app.config.tree import GROUPS, Tree
 from nydus_app.errors import ConfigError
 
 
@@ -62,9 +62,6 @@ def _apply(tree: Tree, override: Override) -> None:
     node: Any = tree
     for depth, name in enumerate([*path, last]):
         prefix = "".join(f"{p}." for p in path[:depth])
-        if node == MISSING:
-            group = path[depth - 1]
-            raise ConfigError(f"{override.key}: choose a {group} first, such as {group}={next(iter(GROUPS[group]))}")
         known = [f.name for f in fields(node)] if is_dataclass(node) else []
         if name not in known:
             raise ConfigError(f"{override.key}: no such key{nearest(name, known, prefix)}")

@@ -282,7 +282,7 @@ class Tree:
     shared_dir: Optional[str] = None  # serve a host directory instead of an image
     prefetch_files: Optional[str] = None  # file with one absolute path a line
     mode: Any = field(default_factory=Fuse)
-    backend: Any = MISSING
+    backend: Any = field(default_factory=Localfs)
     cache: Any = field(default_factory=Blobcache)
     rafs: Rafs = field(default_factory=Rafs)
     prefetch: Prefetch = field(default_factory=Prefetch)

@@ -1,0 +1,217 @@
+"""The tree by Hydra: compose, compare with the schema, and say in one line what is wrong.
+
+Composing is done by Hydra's compose API and not inside of `hydra.main`, because the latter prints
+every override in clear when a job fails, and makes directories.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override as HydraOverride
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from nydus_app.config.check import MISSING_LOCALFS
+from nydus_app.config.masking import MASK, is_secret, mask
+from nydus_app.config.overrides import nearest
+from nydus_app.config.quoting import quote
+from nydus_app.config.registration import PRIMARY, SECTIONS, register
+from nydus_app.config.tree import GROUPS, Tree
+from nydus_app.errors import ConfigError
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that are installed with the package."""
+    folder = resources.files("nydus_app.recipes") / "recipe"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def compose_config(words: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """Hydra's configuration for override words. Raises ConfigError."""
+    register()
+    for word in words:
+        _check_word(word)
+    search = [f"searchpath=[pkg://nydus_app.recipes,{quote('file://' + config_dir)}]"] if config_dir else []
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("nydus_app.conf", version_base=None):
+            return compose(PRIMARY, overrides=[*words, *(f"hydra.{s}" for s in search)])
+    except (HydraException, OmegaConfBaseException, YAMLError) as e:
+        raise ConfigError(explain(e, words)) from None
+
+
+def to_tree(config: DictConfig) -> Tree:
+    """The plain tree. Raises ConfigError with all missing keys, or what does not resolve."""
+    try:
+        missing = sorted(OmegaConf.missing_keys(config), key=list(_keys(Tree())).index)
+        if missing:
+            raise ConfigError(f"missing: {', '.join([*missing, *_missing_localfs(config)])} (nydus-run --help shows examples)")
+        tree = OmegaConf.to_object(config)
+    except OmegaConfBaseException as e:
+        raise ConfigError(explain(e, ())) from None
+    assert isinstance(tree, Tree)
+    return tree
+
+
+def _missing_localfs(config: DictConfig) -> list[str]:
+    """localfs wants one of two keys, so neither can be marked as missing by itself."""
+    unnamed = config.backend.get("dir", "x") == config.backend.get("blob_file", "x") == ""
+    return [MISSING_LOCALFS] if unnamed else []
+
+
+def printed(config: DictConfig, *, resolve: bool) -> str:
+    """The tree as YAML, secrets masked; references stay unless `resolve`."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=resolve, enum_to_str=True)
+    except OmegaConfBaseException as e:
+        raise ConfigError(explain(e, ())) from None
+    return OmegaConf.to_yaml(OmegaConf.create(mask(plain)))
+
+
+def masked_words(words: Sequence[str]) -> list[str]:
+    """Override words fit to be printed by Hydra itself."""
+    return [f"{k}='{MASK}'" if is_secret(tuple(k.split("."))) else w for w in words for k in [w.partition("=")[0]]]
+
+
+# ---- before composing ---------------------------------------------------------------------------
+
+
+def _check_word(word: str) -> None:
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+~")
+    if key.startswith("+") and name == "recipe" and not key.startswith("++"):
+        return
+    if key.startswith("~"):
+        raise ConfigError(f"{key}: keys cannot be removed; set a value: {name}=…")
+    if key.startswith("+"):
+        raise ConfigError(f"{key}: keys cannot be added; {_advice_for(name)}")
+    if not equals:
+        raise ConfigError(f"{word}: key=value is wanted{nearest(word, _options())}")
+    if name == "recipe":
+        raise ConfigError(f"recipe: write +recipe={value}")
+    if re.match(r"hydra[./]", name):
+        raise ConfigError(f"{key}: Hydra's own settings are fixed")
+    _parse(word)
+
+
+def _options() -> list[str]:
+    return ["--dry-run", "--cfg", "--resolve", "--config-dir", "--info", "--help", "--version"]
+
+
+def _advice_for(name: str) -> str:
+    if name in GROUPS or name in _keys(Tree()) or name.partition(".")[0] in GROUPS:
+        return f"it is there already, write {name}=…"
+    return f"`{name}` is none of the tree{nearest(name, _keys(Tree()))}"
+
+
+def _parse(word: str) -> HydraOverride:
+    key = word.partition("=")[0]
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        raise ConfigError(_quoting_advice(key)) from None
+    if override.is_sweep_override():
+        raise ConfigError(f"{key}: several values are a sweep, which nydus-bench does; a list is written [a,b]")
+    if override.value() == "???":
+        raise ConfigError(f"{key}: ??? stands for a missing value")
+    return override
+
+
+def _quoting_advice(key: str) -> str:
+    return f"{key}: the value has characters that need quotes, for the shell and for the tree: \"{key}='…'\""
+
+
+# ---- after a failure ----------------------------------------------------------------------------
+
+
+def explain(error: BaseException, words: Sequence[str]) -> str:
+    """One line: the full key, what is legal, the nearest right name; never the value of a secret."""
+    if isinstance(error, MissingConfigException):
+        return _explain_choice(error)
+    if isinstance(error, OverrideParseException):
+        return _quoting_advice(error.override.partition("=")[0])
+    inner = next((e for e in _causes(error) if isinstance(e, OmegaConfBaseException)), None)
+    if inner is not None and inner.full_key:
+        return _explain_value(inner, words)
+    text = " ".join(str(inner or error).split())
+    if match := re.match(r"Could not override '([^']+)'", text):
+        return f"{match[1]}: no such key{nearest(match[1], [*GROUPS, *SECTIONS, *_keys(Tree())])}"
+    if match := re.match(r"Multiple values for ([^.]+)\.", text):
+        return f"{match[1]}: it is chosen twice"
+    return text
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _explain_choice(error: MissingConfigException) -> str:
+    name = error.missing_cfg_file or ""
+    group, _, choice = name.rpartition("/")
+    options = [o for o in error.options or [] if not o.startswith("base_")] or list(GROUPS.get(group, {}))
+    if group == "recipe":
+        options = sorted({*options, *recipes()})
+    if not options:
+        return f"{group or name}={choice}: no such choice{nearest(group, GROUPS)}"
+    return f"{group}={choice}: no such choice{nearest(choice, options)} (one of {', '.join(options)})"
+
+
+def _explain_value(error: OmegaConfBaseException, words: Sequence[str]) -> str:
+    key = str(error.full_key)
+    first = str(error.msg or error).splitlines()[0]
+    if "is not in struct" in first or re.search(r"Key '.*' not in '", first) or "not in" in first:
+        prefix, _, last = key.rpartition(".")
+        known = [str(k) for k in error.parent_node] if isinstance(error.parent_node, DictConfig) else []
+        return f"{key}: no such key{nearest(last, known, prefix + '.' if prefix else '')}" + (
+            f" (one of {', '.join(known)})" if known and not nearest(last, known) else ""
+        )
+    if match := re.search(r"Environment variable '([^']+)' not found", first):
+        return f"{key}: the environment variable {match[1]} is not set"
+    shown = "" if is_secret(tuple(re.sub(r"\[\d+\]", "", key).split("."))) else _given(key, words)
+    if match := re.search(r"expected one of \[(.*)\]", first):
+        names = match[1].replace(" ", "").split(",")
+        return f"{key}{shown}: one of {', '.join(names)} is wanted{nearest(shown[1:], names)}"
+    for mark, wanted in (
+        ("Integer", "a whole number"),
+        ("could not be converted to Bool", "true or false"),
+        ("not a valid bool", "true or false"),
+        ("is not Optional", "a value"),
+        ("Incompatible value", "a value"),
+        ("to string", "a text"),
+        ("ListConfig", "a list, such as ['a','b'],"),
+        ("list", "a list, such as ['a','b'],"),
+        ("DictConfig", "a dictionary"),
+    ):
+        if mark in first:
+            return f"{key}{shown}: {wanted} is wanted"
+    return f"{key}: {first}" if not is_secret(tuple(key.split("."))) else f"{key}: a wrong value"
+
+
+def _given(key: str, words: Sequence[str]) -> str:
+    return next((f"={w.partition('=')[2]}" for w in reversed(words) if w.partition("=")[0] == key), "")
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """Full keys of a section, with those of every choice of the groups at the top."""
+    found = []
+    for name in node.__dataclass_fields__:
+        found.append(prefix + name)
+        value = getattr(node, name)
+        if hasattr(value, "__dataclass_fields__"):
+            found += _keys(value, f"{prefix}{name}.")
+    if not prefix:
+        for group, options in GROUPS.items():
+            for schema in options.values():
+                found += [k for k in _keys(schema(), f"{group}.") if k not in found]
+    return found
+
+
