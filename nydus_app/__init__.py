@@ -6,7 +6,9 @@ because the command `nydusd` starts in the time that their imports would take.
 
 from typing import Any
 
-__version__ = "0.1.0"
+from nydus_app import version
+
+__version__ = version.__version__
 __all__ = ["mount", "open_image"]
 
 

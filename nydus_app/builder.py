@@ -75,19 +75,19 @@ def map_bootstrap(path: str, backend: Backend, work_dir: str | None) -> Bootstra
         raise type(e)(f"bootstrap {path}: {e}") from None
 
 
-def _bootstrap_inside(blob_id: str, backend: Backend, work_dir: str | None) -> Buffer | mmap.mmap | None:
+def _bootstrap_inside(blob_id: str, backend: Backend, work_dir: str | None) -> Buffer | None:
     try:
         return extract_bootstrap(backend.open_blob(blob_id), blob_id, work_dir)
     except BackendNotFound:
         return None
 
 
-def _map_file(path: str) -> mmap.mmap | bytes:
+def _map_file(path: str) -> memoryview:
     try:
         with open(path, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
-                return b""
-            return mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+                return memoryview(b"")
+            return memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ))
     except OSError as e:
         raise ConfigFileError(f"bootstrap {path}: {e.strerror}") from None
 

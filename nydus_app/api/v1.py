@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from nydus_app import __version__
 from nydus_app.api.body import json_body, no_body
 from nydus_app.api.bridge import Bridge
 from nydus_app.api.errors import HttpError, daemon_error, parse_body
 from nydus_app.api.port import DaemonPort
 from nydus_app.daemon.info import DaemonInfo
 from nydus_app.errors import ConfigError, NydusError
+from nydus_app.version import __version__
 
 Body = Callable[[Request], bytes]
 

@@ -10,13 +10,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from nydus_app import __version__
 from nydus_app.cli.ending import guarded
 from nydus_app.config.check import check, check_paths, check_supported
 from nydus_app.config.classic_flags import Parsed, UsageError, help_text, parse, to_overrides
 from nydus_app.config.overrides import Override, compose, format_words, parse_overrides
 from nydus_app.config.tree import Tree
 from nydus_app.errors import ConfigError, ConfigFileError
+from nydus_app.version import __version__
 
 COMPATIBLE_WITH = "v2.4.4"
 """The contract that this program keeps; callers parse it."""

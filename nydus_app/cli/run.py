@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import NoReturn
 
-from nydus_app import __version__
 from nydus_app.cli.ending import guarded
 from nydus_app.cli.help import help_text
 from nydus_app.config.check import check, check_paths, check_supported
@@ -16,6 +15,7 @@ from nydus_app.config.composition import compose_config, masked_words, printed, 
 from nydus_app.config.registration import CONFIG_PATH, PRIMARY, register
 from nydus_app.config.tree import Tree
 from nydus_app.errors import ConfigError
+from nydus_app.version import __version__
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,7 +4,6 @@
 behind it, so no `struct.error`, `IndexError` or allocation by a hostile count escapes a format.
 """
 
-import mmap
 from struct import Struct
 from typing import Any
 
@@ -14,7 +13,7 @@ from nydus_app.errors import InvalidImage
 class Untrusted:
     """A read-only view; offsets are from the start of the file. `what` names it in errors."""
 
-    def __init__(self, buffer: bytes | bytearray | memoryview | mmap.mmap, what: str) -> None:
+    def __init__(self, buffer: bytes | bytearray | memoryview, what: str) -> None:
         self.view = memoryview(buffer)
         self.size = len(self.view)
         self.what = what

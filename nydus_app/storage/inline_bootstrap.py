@@ -19,7 +19,7 @@ from nydus_app.storage.blob_name import blob_file_name
 log = logging.getLogger("nydus.storage")
 
 
-def extract_bootstrap(reader: BlobReader, blob_id: str, work_dir: str | None) -> Buffer | mmap.mmap | None:
+def extract_bootstrap(reader: BlobReader, blob_id: str, work_dir: str | None) -> Buffer | None:
     """The bootstrap inside the blob, mapped from `work_dir` (from memory where that is None).
 
     None: the blob carries none. Closes `reader`. Raises InvalidImage, BackendError.
@@ -45,7 +45,7 @@ async def _read_bootstrap(reader: BlobReader) -> Buffer | None:
     return content
 
 
-def _keep(path: str, content: Buffer) -> Buffer | mmap.mmap:
+def _keep(path: str, content: Buffer) -> Buffer:
     """Written under another name and renamed: a running daemon may have the old one mapped."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
@@ -53,7 +53,7 @@ def _keep(path: str, content: Buffer) -> Buffer | mmap.mmap:
             f.write(content)
             f.flush()
             os.replace(temporary, path)
-            return mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+            return memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ))
     except OSError as e:
         log.warning("%s is not kept: %s", path, e.strerror)
         with suppress(OSError):

@@ -51,7 +51,8 @@ def guarded(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
 class _Handlers(pyfuse3.Operations):  # type: ignore[misc]
     """Node id 1 is the file system's root; all other node ids are its inode numbers.
 
-    File handles are inode numbers, and lookup counts are not kept: inodes do not go away.
+    File handles are inode numbers, and lookup counts are not kept: inodes do not go away. FLUSH and
+    ACCESS stay pyfuse3's ENOSYS, after which the kernel does not send them again.
     """
 
     supports_dot_lookup = False
@@ -93,10 +94,6 @@ class _Handlers(pyfuse3.Operations):  # type: ignore[misc]
         return
 
     @guarded
-    async def flush(self, handle: int) -> None:
-        return
-
-    @guarded
     async def opendir(self, node: int, ctx: Any) -> int:
         return node
 
@@ -117,11 +114,6 @@ class _Handlers(pyfuse3.Operations):  # type: ignore[misc]
     @guarded
     async def listxattr(self, node: int, ctx: Any) -> list[bytes]:
         return self._fs.xattr_names(self._ino(node))
-
-    @guarded
-    async def access(self, node: int, mode: int, ctx: Any) -> bool:
-        """Never asked with default_permissions, except through access(2) of older kernels."""
-        return not mode & os.W_OK
 
     @guarded
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:

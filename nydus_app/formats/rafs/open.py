@@ -1,7 +1,5 @@
 """Which RAFS version a bootstrap is."""
 
-import mmap
-
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.bounds import Untrusted
 from nydus_app.formats.rafs import v5, v6
@@ -12,9 +10,7 @@ class NotABootstrap(InvalidImage):
     """Neither superblock is there; the file may still be a blob that carries a bootstrap."""
 
 
-def open_bootstrap(
-    buffer: bytes | bytearray | memoryview | mmap.mmap, *, blob_id_hint: str | None = None
-) -> Bootstrap:
+def open_bootstrap(buffer: bytes | bytearray | memoryview, *, blob_id_hint: str | None = None) -> Bootstrap:
     """The reader of `buffer`, which it keeps a view of until it is closed.
 
     `blob_id_hint` is the id of the blob that carries this bootstrap, if one does: such a bootstrap
