@@ -18,7 +18,7 @@ FLOAT = re.compile(
     r"|[Ii][Nn][Ff]|[Nn][Aa][Nn])\Z"
 )
 WORD = re.compile(r"(\\[\\()\[\]{}:=, \t]|[a-zA-Z0-9_/\-\\+.$%*@?|: \t]|\$\{[^}]*\})+")
-INTERPOLATION = re.compile(r"(\\*)\$\{([^}]*)\}?")
+INTERPOLATION = re.compile(r"(\\*)\$\{")
 ENVIRONMENT = re.compile(r"oc\.env:([A-Za-z_][A-Za-z0-9_]*)(?:,(.*))?\Z")
 
 
@@ -41,16 +41,28 @@ def quote(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(quote(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{quote(k)}:{quote(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{_bare_key(str(k))}:{quote(v)}" for k, v in value.items()) + "}"
     return str(value)
+
+
+def _bare_key(name: str) -> str:
+    """Names in a dictionary cannot be quoted in Hydra's grammar, only escaped."""
+    if not re.fullmatch(r"[a-zA-Z0-9_/\-\\+.$%*@?| ]+", name):
+        raise ConfigError(f"the name {name!r} cannot be written as an override")
+    return name.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _quote_text(text: str) -> str:
     if text == "???":
         raise ConfigError("the text ??? stands for a missing value and cannot be one")
-    text = re.sub(r"(\\*)(\$\{)", lambda m: m[1] * 2 + "\\" + m[2], text)
+    text = escape_interpolations(text)
     text = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{text}'"
+
+
+def escape_interpolations(text: str) -> str:
+    """`text` such that OmegaConf takes every `${` in it literally."""
+    return re.sub(r"(\\*)(\$\{)", lambda m: m[1] * 2 + "\\" + m[2], text)
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -177,13 +189,20 @@ class _Reader:
     def _resolved(self, text: str) -> str:
         """Interpolations resolved; `\\${` is a literal `${`."""
 
-        def one(match: re.Match[str]) -> str:
-            slashes, inside = match[1], match[2]
-            if len(slashes) % 2:
-                return "\\" * (len(slashes) // 2) + match[0][len(slashes) :]
-            return "\\" * (len(slashes) // 2) + self._environment(inside)
-
-        return INTERPOLATION.sub(one, text)
+        out, at = [], 0
+        while match := INTERPOLATION.search(text, at):
+            slashes, escaped = divmod(len(match[1]), 2)
+            out += [text[at : match.start()], "\\" * slashes]
+            at = match.end()
+            if escaped:
+                out.append("${")
+            else:
+                inside, closed, _ = text[at:].partition("}")
+                if not closed:
+                    raise self._error("the closing } is missing")
+                out.append(self._environment(inside))
+                at += len(inside) + 1
+        return "".join([*out, text[at:]])
 
     def _environment(self, inside: str) -> str:
         match = ENVIRONMENT.match(inside)

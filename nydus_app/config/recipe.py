@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from nydus_app.config.overrides import Override, take_secrets_out
-from nydus_app.config.quoting import Reference
+from nydus_app.config.quoting import Reference, escape_interpolations
 from nydus_app.config.tree import GROUPS
 
 
@@ -50,6 +50,5 @@ def _scalar(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)}: {_scalar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, str):
-        # A backslash makes the dollar literal for OmegaConf; JSON doubles it for YAML.
-        return json.dumps(value.replace("${", "\\${"))
+        return json.dumps(escape_interpolations(value))
     return json.dumps(value)
