@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from nydus_app.daemon.log import hold_log
 from nydus_app.errors import NydusError
 
 
@@ -17,6 +18,7 @@ def end(prefix: str, error: NydusError) -> NoReturn:
 
 def guarded(prefix: str, main: Callable[[], int]) -> NoReturn:
     """Run a command's body; NYDUS_DEBUG=1 shows where an error came from."""
+    hold_log()
     try:
         sys.exit(main())
     except NydusError as e:

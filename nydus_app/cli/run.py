@@ -94,10 +94,10 @@ def _intention(tree: Tree) -> str:
 
 def _hydras_own(asked: argparse.Namespace, words: Sequence[str]) -> int:
     """--info and --cfg hydra|all are printed by Hydra, which gets the overrides without secrets."""
-    compose_config(words, asked.config_dir)
+    config = compose_config(words, asked.config_dir)
     flags = ["--config-dir", asked.config_dir] if asked.config_dir else []
     flags += ["--cfg", asked.cfg] if asked.cfg else ["--info", asked.info]
-    return _call_hydra([*flags, *masked_words(words)])
+    return _call_hydra([*flags, *masked_words(words, config)])
 
 
 def _complete(words: Sequence[str]) -> int:

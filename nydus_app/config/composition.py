@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nydus_app.config.check import MISSING_LOCALFS
-from nydus_app.config.masking import MASK, is_secret, mask
+from nydus_app.config.masking import MASK, is_reference, is_secret, mask
 from nydus_app.config.overrides import nearest
 from nydus_app.config.quoting import quote
 from nydus_app.config.registration import PRIMARY, SECTIONS, register
@@ -75,9 +75,27 @@ def printed(config: DictConfig, *, resolve: bool) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(mask(plain)))
 
 
-def masked_words(words: Sequence[str]) -> list[str]:
-    """Override words fit to be printed by Hydra itself."""
-    return [f"{k}='{MASK}'" if is_secret(tuple(k.split("."))) else w for w in words for k in [w.partition("=")[0]]]
+def masked_words(words: Sequence[str], config: DictConfig) -> list[str]:
+    """Override words fit to be printed by Hydra itself, whatever recipes put into `config`."""
+    shown = []
+    for word in words:
+        key = word.partition("=")[0]
+        value = None if key.startswith("+") or key in GROUPS else _parse(word).value()
+        masked = mask(value, tuple(key.split(".")))
+        shown.append(word if masked == value else f"{key}={quote(masked)}")
+    return [*shown, *_masking(OmegaConf.to_container(config, enum_to_str=True), ())]
+
+
+def _masking(node: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """Overrides that put the mask in place of every secret below `node`."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _masking(value, (*path, str(name)))
+    elif is_reference(node):
+        if is_secret(path):
+            yield f"{'.'.join(path)}='{MASK}'"
+    elif (masked := mask(node, path)) != node:
+        yield f"{'.'.join(path)}={quote(masked)}"
 
 
 # ---- before composing ---------------------------------------------------------------------------
@@ -98,7 +116,9 @@ def _check_word(word: str) -> None:
         raise ConfigError(f"recipe: write +recipe={value}")
     if re.match(r"hydra[./]", name):
         raise ConfigError(f"{key}: Hydra's own settings are fixed")
-    _parse(word)
+    value = _parse(word).value()
+    if name in (*GROUPS, *SECTIONS) and str(value).startswith("base_"):
+        raise ConfigError(f"{word}: no such choice (one of {', '.join(GROUPS.get(name, ['default']))})")
 
 
 def _options() -> list[str]:
@@ -106,7 +126,7 @@ def _options() -> list[str]:
 
 
 def _advice_for(name: str) -> str:
-    if name in GROUPS or name in _keys(Tree()) or name.partition(".")[0] in GROUPS:
+    if name in GROUPS or name in _keys(Tree()):
         return f"it is there already, write {name}=…"
     return f"`{name}` is none of the tree{nearest(name, _keys(Tree()))}"
 

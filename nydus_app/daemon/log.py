@@ -89,19 +89,39 @@ class _RotatedFile(_Forgiving, handlers.RotatingFileHandler):
         self.stream = self._open()
 
 
+class _Held(logging.Handler):
+    """Keeps what is said before it is known where the log goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def hold_log() -> None:
+    """Say nothing yet; `open_log` says it. What ends in an error before that says the error only."""
+    logger = logging.getLogger(ROOT)
+    logger.propagate = False
+    logger.handlers[:] = [_Held()]
+
+
 def open_log(level: str, file: str | None, rotation_size_mib: int) -> None:
     """Send everything below the logger "nydus" there. Raises ConfigFileError."""
     for number, name in ((TRACE, "TRACE"), (logging.WARNING, "WARN")):
         logging.addLevelName(number, name)
     logger = logging.getLogger(ROOT)
     logger.propagate = False
-    for handler in logger.handlers[:]:
-        logger.removeHandler(handler)
-        handler.close()
     handler = _open_handler(file, rotation_size_mib)
     handler.setFormatter(NydusFormatter(coloured=file is None and sys.stderr.isatty()))
-    logger.addHandler(handler)
+    before, logger.handlers[:] = logger.handlers[:], [handler]
     set_level(level)
+    for old in before:
+        old.close()
+        for record in old.records if isinstance(old, _Held) else ():
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
 
 
 def _open_handler(file: str | None, rotation_size_mib: int) -> logging.Handler:
