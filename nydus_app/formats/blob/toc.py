@@ -16,7 +16,7 @@ TAIL_SIZE = 4096
 """So many last bytes of a blob hold its TOC (or all of a smaller blob)."""
 
 ENTRY = Struct("<2I16s32s3Q48x")
-FLAG_STORED, FLAG_ZSTD, FLAG_LZ4 = 1, 2, 4
+COMPRESSORS = {1: Compressor.none, 2: Compressor.zstd, 4: Compressor.lz4_block}
 TOC_NAME, BOOTSTRAP_NAME = b"rafs.blob.toc", b"image.boot"
 
 
@@ -39,7 +39,7 @@ def decode_toc(entries: bytes) -> dict[bytes, Section]:
 
 def _decode_entry(fields: tuple) -> tuple[bytes, Section]:  # type: ignore[type-arg]
     flags, _, name, digest, offset, csize, usize = fields
-    compressor = {FLAG_STORED: Compressor.none, FLAG_ZSTD: Compressor.zstd}.get(flags)
+    compressor = COMPRESSORS.get(flags)
     if compressor is None:
         raise InvalidImage(f"table of contents: {name!r} is compressed in an unknown way ({flags:#x})")
     return name.rstrip(b"\0"), Section(offset, csize, usize, compressor, digest)

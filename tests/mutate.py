@@ -1,0 +1,192 @@
+"""mutate.py WHAT SEED COUNT: read COUNT damaged copies of a tiny image; a line of JSON says what came of it.
+
+Run as a process of its own, so that its peak memory is that of the reader alone. WHAT names a target
+below. An outcome is the refusal, or everything that can be listed and read, errors included.
+"""
+
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+import struct
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from nydus_app.builder import open_filesystem
+from nydus_app.config.tree import Blobcache, Localfs, Tree
+from nydus_app.errors import NydusError
+from nydus_app.python_api import Image
+
+IMAGES = Path(__file__).parent / "images"
+DEADLINE_S = 5
+Outcome = dict[str, object]
+
+
+class TooSlow(BaseException):
+    pass
+
+
+def _alarm(*_: object) -> None:
+    raise TooSlow
+
+
+def timed(function: Callable[..., object], *args: object) -> object:
+    """The result, or the error, of one operation; TooSlow after the deadline."""
+    signal.alarm(DEADLINE_S)
+    try:
+        return function(*args)
+    except (NydusError, OSError) as e:
+        return f"{type(e).__name__} {getattr(e, 'errno', '')}"
+    finally:
+        signal.alarm(0)
+
+
+def outcome(boot: Path, blobs: Path, work_dir: Path) -> Outcome:
+    tree = Tree(
+        bootstrap=str(boot), mountpoint=None, backend=Localfs(dir=str(blobs)), cache=Blobcache(work_dir=str(work_dir))
+    )
+    filesystem = timed(open_filesystem, tree)
+    if isinstance(filesystem, str):
+        return {"refused": filesystem}
+    with Image(filesystem) as image:  # type: ignore[arg-type]
+        found: Outcome = {}
+        todo, seen = ["/"], 0
+        while todo and seen < 500:
+            path = todo.pop()
+            seen += 1
+            attr = timed(image.lstat, path)
+            found[path] = attr if isinstance(attr, str) else [*attr[1:], timed(image.xattrs, path)]
+            if isinstance(attr, str):
+                continue
+            if stat.S_ISDIR(attr.mode):
+                names = timed(image.listdir, path)
+                if isinstance(names, list):
+                    todo += [f"{path.rstrip('/')}/{n}" for n in names]
+                else:
+                    found[path + " listing"] = names
+            elif stat.S_ISLNK(attr.mode):
+                found[path + " target"] = timed(image.readlink, path)
+            elif stat.S_ISREG(attr.mode):
+                content = timed(_head, image, path)
+                found[path + " content"] = content
+    return found
+
+
+def _head(image: Image, path: str) -> str:
+    """A mutated size may be anything: 64 KiB are more than any file of the image has."""
+    with image.open(path) as f:
+        return hashlib.sha256(f.read(64 << 10)).hexdigest()
+
+
+def damage(r: random.Random, content: bytes, start: int, end: int) -> bytes:
+    at = r.randrange(start, end)
+    for _ in range(20):  # padding is zeros; most damage is to hit something
+        if content[at]:
+            break
+        at = r.randrange(start, end)
+    data = bytearray(content)
+    kind = r.randrange(6)
+    if kind <= 1:
+        data[at] ^= 1 << r.randrange(8)
+    elif kind == 2:
+        data[at] = r.choice((0x00, 0xFF, 0x7F, 0x80, data[at] + 1 & 0xFF))
+    elif kind == 3:
+        at -= at % 4
+        data[at : at + 4] = r.choice((0, 1, 0x7FFF_FFFF, 0xFFFF_FFFF, len(content), r.getrandbits(32))).to_bytes(4, "little")
+    elif kind == 4:
+        at -= at % 8
+        data[at : at + 8] = r.getrandbits(64).to_bytes(8, "little")
+    else:
+        other = r.randrange(start, end)
+        data[at : at + 8], data[other : other + 8] = data[other : other + 8], data[at : at + 8]
+    return bytes(data[: len(content)])
+
+
+# Byte ranges that mean something; between them the files are padded with zeros.
+def _v5_boot(size: int) -> list[tuple[int, int]]:
+    return [(0, 80), (8192, size)]
+
+
+def _v6_boot(size: int) -> list[tuple[int, int]]:
+    return [(1024, 1114), (1152, 1204), (1408, 1480), (4096, 4316), (8192 + 4096, size)]
+
+
+TARGETS: dict[str, tuple[str, str, Callable[[int], list[tuple[int, int]]], str]] = {
+    # name: image, file (glob), ranges, what of the cache is there (and then not in the backend)
+    "v5 bootstrap": ("v5", "boot", _v5_boot, ""),
+    "v6 bootstrap": ("v6", "boot", _v6_boot, ""),
+    "inline bootstrap and TOC": ("v6-toc", "blobs/*", lambda size: [(0, size)], ""),
+    "v5 blob": ("v5", "blobs/*", lambda size: [(0, size)], ""),
+    "v6 blob": ("v6", "blobs/*", lambda size: [(0, size)], ""),
+    "v5 cache data": ("v5", "cache/*.blob.data", lambda size: [(0, size)], "all"),
+    "v6 cache data": ("v6", "cache/*.blob.data", lambda size: [(0, size)], "all"),
+    "chunk map": ("v6", "cache/*.chunk_map", lambda size: [(0, 16), (4096, size)], "all"),
+    "blob.meta": ("v6", "cache/*.blob.meta", lambda size: [(0, 200), (size - 4096, size - 4036)], "blob.meta"),
+}
+
+
+def prepare(name: str, base: Path) -> tuple[Path, Path, Path, Path]:
+    """Bootstrap, blobs, work_dir and the file to damage of a copy of the target's image."""
+    image, pattern, _, warm = TARGETS[name]
+    folder = base / "image"
+    shutil.copytree(IMAGES / image, folder)
+    blobs, work_dir = folder / "blobs", folder / "cache"
+    boot = folder / "boot" if (folder / "boot").exists() else next(blobs.iterdir())
+    if warm:
+        outcome(boot, blobs, work_dir)
+    if warm == "all":
+        shutil.rmtree(blobs)
+        blobs.mkdir()
+    elif warm == "blob.meta":
+        _leave_only_the_kept_index(next(blobs.iterdir()), work_dir)
+    return boot, blobs, work_dir, next(folder.glob(pattern))
+
+
+def _leave_only_the_kept_index(blob: Path, work_dir: Path) -> None:
+    """The blob's own copy of its compression information (its last 8 KiB and less) is lost."""
+    for path in work_dir.iterdir():
+        if path.suffix != ".meta":
+            path.unlink()
+    content = bytearray(blob.read_bytes())
+    (offset,) = struct.unpack_from("<Q", content, len(content) - 4096 + 16)
+    content[offset:] = b"\xff" * (len(content) - offset)
+    blob.write_bytes(content)
+
+
+def run(name: str, seed: int, count: int) -> dict[str, object]:
+    warm = TARGETS[name][3]
+    with tempfile.TemporaryDirectory() as base:
+        boot, blobs, work_dir, file = prepare(name, Path(base))
+        content = file.read_bytes()
+        kept = Path(base) / "kept"
+        if warm:
+            shutil.copytree(work_dir, kept)
+        right = outcome(boot, blobs, work_dir)
+        r, changed, wrong = random.Random(seed), 0, []
+        for _ in range(count):
+            shutil.rmtree(work_dir, ignore_errors=True)
+            if warm:
+                shutil.copytree(kept, work_dir)
+            start, end = r.choice(TARGETS[name][2](len(content)))
+            damaged = damage(r, content, start, end) if r.random() < 0.97 else content[: r.randrange(len(content))]
+            file.write_bytes(damaged)
+            got = outcome(boot, blobs, work_dir)
+            changed += got != right
+            if "bootstrap" not in name:
+                wrong += [k for k, v in got.items() if v != right.get(k) and not isinstance(v, str)]
+                wrong += [k for k, v in got.items() if k.endswith("content") and v != right.get(k) and " " not in str(v)]
+        file.write_bytes(content)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"changed": changed, "wrong": wrong[:5], "peak_kib": peak}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, _alarm)
+    os.environ.pop("NYDUS_OVERRIDES", None)
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

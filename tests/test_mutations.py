@@ -1,0 +1,32 @@
+"""Damaged images and caches: refused, an errno, or bytes; with validation only the right bytes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mutate import TARGETS
+
+COUNTS = {"v5 bootstrap": 900, "v6 bootstrap": 900, "inline bootstrap and TOC": 600}
+COUNT = 300
+PEAK_KIB = 256 << 10
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_damage_is_survived(target: str) -> None:
+    count = COUNTS.get(target, COUNT)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "mutate.py", target, "1", str(count)],
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert result["wrong"] == []
+    assert result["changed"] >= count // 2
+    assert result["peak_kib"] <= PEAK_KIB
+
+
+def test_there_are_enough_of_them() -> None:
+    assert sum(COUNTS.get(t, COUNT) for t in TARGETS) >= 4000
