@@ -66,8 +66,6 @@ def _problems(tree: Tree) -> Iterator[str]:
     match tree.mode:
         case Fuse(threads=threads) if not 1 <= threads <= 1024:
             yield f"mode.threads={threads}: 1 to 1024 are legal"
-        case Fuse() if tree.mountpoint is None:
-            yield "mountpoint=null: mode=fuse needs a directory to mount on"
         case Singleton(fscache_threads=threads) if not 1 <= threads <= 1024:
             yield f"mode.fscache_threads={threads}: 1 to 1024 are legal"
         case Singleton(fscache=None, fscache_tag=str()):
@@ -201,14 +199,15 @@ def _later(tree: Tree) -> Iterator[str]:
 
 
 def check_paths(tree: Tree, *, strict: bool) -> None:
-    """Look at what the tree names, changing nothing. Raises ConfigFileError.
+    """Look at what a mount needs, changing nothing. Raises ConfigError, mostly ConfigFileError.
 
     `strict` also wants the backend's directory, which nydusd looks at with the first read only.
     """
     if tree.bootstrap is not None:
         _check_file("bootstrap", tree.bootstrap)
-    if tree.mountpoint is not None:
-        _check_directory("mountpoint", tree.mountpoint, dead_mount_is_fine=True)
+    if tree.mountpoint is None:
+        raise ConfigError("mountpoint=null: mode=fuse needs a directory to mount on")
+    _check_directory("mountpoint", tree.mountpoint, dead_mount_is_fine=True)
     if tree.prefetch_files is not None:
         _check_prefetch_files(tree.prefetch_files)
     if strict and isinstance(tree.backend, Localfs):

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import suppress
 from datetime import datetime
 from logging import handlers
 
@@ -61,6 +62,10 @@ class _Forgiving(logging.Handler):
         if not self._told:
             self._told = True
             print(f"nydus: cannot write the log: {sys.exc_info()[1]}", file=sys.stderr)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written cannot be flushed either
+            super().close()
 
 
 class _Stderr(_Forgiving, logging.StreamHandler):  # type: ignore[type-arg]

@@ -1,0 +1,165 @@
+"""The API over a real Unix socket, in front of a daemon that only remembers what it was asked."""
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from nydus_app.api.server import serve_api
+from nydus_app.daemon.info import DaemonInfo, MountInfo
+from nydus_app.daemon.state import State
+from nydus_app.errors import ConfigError, ConfigFileError, StateConflict
+
+
+class Remembering:
+    def __init__(self) -> None:
+        self.state = State.RUNNING
+        self.levels: list[str] = []
+        self.threads: set[int] = set()
+
+    def info(self) -> DaemonInfo:
+        self.threads.add(threading.get_ident())
+        mount = MountInfo("Rafs", "/", "2026-01-02 03:04:05.678901 +00:00:00", {"version": 2})
+        return DaemonInfo(None, None, self.state, (mount,))
+
+    def set_log_level(self, name: str) -> None:
+        if name != "debug":
+            raise ConfigError("no such level")
+        self.levels.append(name)
+
+    def exit(self) -> None:
+        if self.state is not State.RUNNING:
+            raise StateConflict("Exit is not possible")
+        self.state = State.STOPPED
+
+
+class Client(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+        self.request(method, path, body)
+        reply = self.getresponse()
+        return reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read()
+
+
+def served(tmp_path: Path, daemon: Remembering, client: Callable[[Path], None]) -> None:
+    """Serve `daemon` and run `client`, which blocks, in a thread of its own."""
+
+    async def main() -> None:
+        async with serve_api(daemon, str(tmp_path / "s")):
+            await trio.to_thread.run_sync(client, tmp_path / "s")
+
+    trio.run(main)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_daemon_tells(tmp_path: Path) -> None:
+    daemon = Remembering()
+
+    def client(sock: Path) -> None:
+        with Client(sock) as connection:
+            status, headers, body = connection.call("GET", "/api/v1/daemon")
+        assert (status, headers["server"], headers["content-type"]) == (200, "Nydus API", "application/json")
+        info = json.loads(body)
+        assert list(info) == ["version", "id", "supervisor", "state", "backend_collection"]
+        assert list(info["version"]) == ["package_ver", "git_commit", "build_time", "profile", "rustc"]
+        assert info["state"] == "RUNNING"
+        assert list(info["backend_collection"]["/"]) == ["backend_type", "mountpoint", "mounted_time", "config"]
+
+    served(tmp_path, daemon, client)
+    assert daemon.threads == {threading.get_ident()}
+
+
+REPLIES = [
+    ("GET", "/api/v1/nothing", None, 404, "NoRoute"),
+    ("GET", "/api/v1/daemon/", None, 404, "NoRoute"),
+    ("GET", "/docs", None, 404, "NoRoute"),
+    ("POST", "/api/v1/daemon", None, 400, "BadRequest"),
+    ("DELETE", "/api/v1/daemon/exit", None, 400, "BadRequest"),
+    ("GET", "/api/v1/daemon", b"{}", 400, "BadRequest"),
+    ("PUT", "/api/v1/daemon", None, 400, "BadRequest"),
+    ("PUT", "/api/v1/daemon", b"{", 400, "ParseBody(Error("),
+    ("PUT", "/api/v1/daemon", b"[]", 400, "ParseBody(Error("),
+    ("PUT", "/api/v1/daemon", b"{}", 400, "missing field `log_level`"),
+    ("PUT", "/api/v1/daemon", b"[" * 20000, 400, "ParseBody"),
+    ("PUT", "/api/v1/daemon", b"x" * 51201, 400, "BadRequest"),
+    ("PUT", "/api/v1/daemon", b'{"log_level":"loud"}', 500, "Configure(ResponsePayloadType)"),
+    ("PUT", "/api/v1/daemon", b"\xff\xfe", 400, "ParseBody"),
+]
+
+
+def test_mistakes_are_answered_as_nydusd_does(tmp_path: Path) -> None:
+    def client(sock: Path) -> None:
+        for method, path, body, want, words in REPLIES:
+            with Client(sock) as connection:
+                status, _, reply = connection.call(method, path, body)
+            assert status == want, (method, path, body)
+            error = json.loads(reply)
+            assert list(error) == ["code", "message"] and error["code"] == "UNDEFINED"
+            assert words in error["message"]
+
+    served(tmp_path, Remembering(), client)
+
+
+def test_what_a_daemon_is_told(tmp_path: Path) -> None:
+    daemon = Remembering()
+
+    def client(sock: Path) -> None:
+        with Client(sock) as connection:
+            assert connection.call("PUT", "/api/v1/daemon", b'{"log_level":"debug"}')[::2] == (204, b"")
+            assert connection.call("PUT", "/api/v1/daemon/exit")[::2] == (204, b"")
+            status, _, body = connection.call("PUT", "/api/v1/daemon/exit")
+        assert status == 400 and "DaemonAbnormal(UnexpectedEvent(" in json.loads(body)["message"]
+
+    served(tmp_path, daemon, client)
+    assert (daemon.levels, daemon.state) == (["debug"], State.STOPPED)
+
+
+def test_an_idle_connection_is_kept_and_does_not_delay_the_end(tmp_path: Path) -> None:
+    idle = socket.socket(socket.AF_UNIX)
+
+    def client(sock: Path) -> None:
+        idle.connect(str(sock))
+        for _ in range(200):
+            with Client(sock) as connection:
+                assert connection.call("GET", "/api/v1/daemon")[0] == 200
+        idle.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            idle.recv(1)
+
+    served(tmp_path, Remembering(), client)
+    idle.settimeout(5)
+    assert idle.recv(1) == b""
+    idle.close()
+
+
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(tmp_path / "s"))
+    served(tmp_path, Remembering(), lambda sock: None)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serve_api(Remembering(), str(tmp_path / "gone" / "s")):
+            raise AssertionError
+
+    with pytest.raises(ConfigFileError, match="gone"):
+        trio.run(main)

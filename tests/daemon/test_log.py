@@ -1,0 +1,83 @@
+"""nydusd's log format, rotation, and a log that cannot be written."""
+
+import gzip
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nydus_app.daemon.log import hold_log, open_log, set_level
+from nydus_app.errors import ConfigError, ConfigFileError
+
+log = logging.getLogger("nydus.test")
+STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} [+-]\d\d:\d\d\]"
+
+
+@pytest.fixture(autouse=True)
+def _logger_as_before() -> Iterator[None]:
+    logger = logging.getLogger("nydus")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers[:] = []
+    yield
+    for handler in logger.handlers:
+        handler.close()
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_lines_and_the_added_extension(tmp_path: Path) -> None:
+    open_log("info", str(tmp_path / "x"), 0)
+    log.info("hello %s", "you")
+    log.warning("careful")
+    log.debug("not shown")
+    first, second = (tmp_path / "x.log").read_text().splitlines()
+    assert re.fullmatch(STAMP + " INFO hello you", first)
+    assert re.fullmatch(STAMP + r" WARN \[daemon/test_log\.py:\d+\] careful", second)
+
+
+def test_levels_change_at_run_time(tmp_path: Path) -> None:
+    open_log("error", str(tmp_path / "x.txt"), 0)
+    log.info("1")
+    set_level("DEBUG")
+    log.debug("2")
+    set_level("off")
+    log.error("3")
+    assert [line[-1] for line in (tmp_path / "x.txt").read_text().splitlines()] == ["2"]
+    with pytest.raises(ConfigError, match="loud"):
+        set_level("loud")
+
+
+def test_what_is_said_early_comes_first(tmp_path: Path) -> None:
+    hold_log()
+    log.warning("early")
+    open_log("info", str(tmp_path / "x"), 0)
+    log.info("late")
+    assert [line.split()[-1] for line in (tmp_path / "x.log").read_text().splitlines()] == ["early", "late"]
+
+
+def test_rotation_keeps_ten_compressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_log("info", str(tmp_path / "x.log"), 1)
+    for _ in range(3):
+        log.info("y" * (600 << 10))
+    assert (tmp_path / "x_rCURRENT.log").exists() and not (tmp_path / "x.log").exists()
+    (packed,) = tmp_path.glob("x_r2*.log.gz")
+    assert len(gzip.decompress(packed.read_bytes())) > 1 << 20
+    for year in range(2000, 2020):
+        (tmp_path / f"x_r{year}-01-01_00-00-00.log.gz").write_bytes(b"")
+    log.info("z" * (600 << 10))
+    log.info("z" * (600 << 10))
+    assert len(list(tmp_path.glob("x_r2*.log.gz"))) == 9
+
+
+def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    open_log("info", str(tmp_path / "full.log"), 0)
+    for _ in range(3):
+        log.info("lost")
+    assert capfd.readouterr().err.count("cannot write the log") == 1
+
+
+def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigFileError, match="No such file"):
+        open_log("info", str(tmp_path / "gone" / "x"), 0)
