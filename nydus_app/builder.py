@@ -142,10 +142,10 @@ def run(tree: Tree) -> int:
     from nydus_app.transports.libfuse import LibfuseTransport
 
     open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
-    raise_nofile(tree.daemon.rlimit_nofile)
     assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
     vfs = Vfs()
     vfs.mount(tree.virtual_mountpoint, open_filesystem(tree))
+    raise_nofile(tree.daemon.rlimit_nofile)
     daemon = FuseDaemon(
         vfs,
         mountpoint=os.path.realpath(tree.mountpoint),

@@ -1,6 +1,7 @@
 """What all tests share: the golden images, the peers, and a clean mount table."""
 
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open(ROOT / "tests/golden/golden.tar.zst", "rb") as packed:
         with zstandard.ZstdDecompressor().stream_reader(packed) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as archive:
-                archive.extractall(target, filter="fully_trusted")
+                # Debian 12's Python has no filters yet; newer ones warn where none is named.
+                wanted = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
+                archive.extractall(target, **wanted)
     target.chmod(0o755)
     return target
 
@@ -59,6 +62,18 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
     """Starts daemons below `tmp_path`; whatever is left of them afterwards is ended and unmounted."""
     with Mounts(tmp_path) as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Commands that run inside of a test hang handlers on streams that end with it."""
+    loggers = [logging.getLogger("nydus"), logging.root]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,7 @@ DEADLINE_S = 20.0
 def wait_for_mounts(condition: Callable[[], bool], deadline_s: float = DEADLINE_S) -> bool:
     """Look again whenever the mount table changes (poll(2) on mountinfo) or a tenth has passed."""
     end = time.monotonic() + deadline_s
-    with open("/proc/self/mountinfo") as table:
+    with open("/proc/self/mountinfo", "rb") as table:
         poll = select.poll()
         poll.register(table, select.POLLERR | select.POLLPRI)
         while not condition():
@@ -126,7 +126,7 @@ class Mounts:
         config.write_text(json.dumps(nydusd_config(blobs, work_dir, **changes)))
         return self.start(
             program, "fuse", "--config", config, "--bootstrap", boot, "--mountpoint", here / "mnt",
-            "--log-level", "warn", *args, mountpoint=here / "mnt",
+            "--log-level", "warn", "--rlimit-nofile", "0", *args, mountpoint=here / "mnt",
         )  # fmt: skip
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:

@@ -1,8 +1,10 @@
 """A cache directory passes from nydusd to us and back; nobody gets a byte that was never fetched."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,11 @@ def outcomes(root: Path, names: list[bytes]) -> list[bytes | int | None]:
     return [one(name) for name in names]
 
 
+def digests(manifest: Path) -> dict[bytes, str]:
+    entries = map(json.loads, manifest.read_text().splitlines())
+    return {e["path"].encode().lstrip(b"/"): e["sha256"] for e in entries if "sha256" in e and isinstance(e["path"], str)}
+
+
 def overwrite_with_ff(blobs: Path) -> None:
     for path in blobs.iterdir():
         path.write_bytes(b"\xff" * path.stat().st_size)
@@ -67,13 +74,20 @@ def test_the_second_serves_what_the_first_fetched(
 
     overwrite_with_ff(blobs)
     daemon = mount(second)
-    have = dict(zip(names, outcomes(daemon.mountpoint, names), strict=True))
-    daemon.stop()
-    assert {n: have[n] for n in want} == want
-    rest = [have[n] for n in names if n not in want]
-    # A file may consist of chunks that the first half shares with it; the others are lost.
+    assert dict(zip(want, outcomes(daemon.mountpoint, list(want)), strict=True)) == want
+    # nydusd tries a damaged chunk again and again, for seconds: a few files are enough to see it.
+    lost = [n for n in names[len(names) // 2 :] if n.startswith(b"sizes/")]
+    lost = lost[:: -(-len(lost) // 3)] if second == peers / "nydusd" else lost
+    rest = outcomes(daemon.mountpoint, lost)
+    daemon.kill()
+    # What the first fetched along, or shared between files, is there and right; all else is lost.
+    if second == peers / "nydusd":
+        # Without validation it serves stored (uncompressed) v6 chunks unchecked.
+        assert errno.EIO in rest or name == "v6-none"
+        return
     assert errno.EIO in rest
-    assert all(r == errno.EIO or r in want.values() for r in rest)
+    right = digests(golden / "kinds.manifest.jsonl")
+    assert all(r == errno.EIO or sha256(r).hexdigest() == right[n] for n, r in zip(lost, rest, strict=True))
 
 
 @pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])

@@ -1,11 +1,9 @@
 """From start to end: every way out leaves no mount, no socket, no process, no temporary file."""
 
 import errno
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -18,6 +16,7 @@ import pytest
 from manifest import describe, differences
 from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config, wait_for_mounts
 from nydus_app.linux.mount import MNT_DETACH, unmount
+from unix_http import call
 
 IMAGE = "v6-zstd"
 
@@ -44,34 +43,13 @@ def wait_until(condition: Callable[[], bool], daemon: Daemon) -> None:
         time.sleep(0.01)
 
 
-class Unix(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
-
-
-def call(sock: Path, method: str, path: str, body: object = None) -> tuple[int, object]:
-    connection = Unix(sock)
-    try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        reply = connection.getresponse()
-        content = reply.read()
-        return reply.status, json.loads(content) if content else None
-    finally:
-        connection.close()
-
-
 def assert_nothing_left(daemon: Daemon, tmp_path: Path) -> None:
     assert not is_mounted(daemon.mountpoint)
     assert not (tmp_path / "api.sock").exists()
     assert not [p for p in tmp_path.rglob("*") if "tmp" in p.suffix]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_unmounts_and_is_a_good_end(run: Callable[..., Daemon], number: int, tmp_path: Path) -> None:
     daemon = run()
     assert daemon.stop(number) == 0

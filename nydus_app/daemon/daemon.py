@@ -32,6 +32,12 @@ MakeTransport = Callable[[FileSystem, FuseDevice], Transport]
 ServeApi = Callable[["FuseDaemon"], AbstractAsyncContextManager[object]]
 
 
+def _ending_signals() -> list[signal.Signals]:
+    """A terminal that is closed must not leave a dead mount; nohup's wish is respected."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
 def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
@@ -92,7 +98,7 @@ class FuseDaemon:
 
     async def run(self) -> None:
         """Until stopped. Raises MountError, or whatever ended the service; leaves no mount."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*_ending_signals()) as signals:
             try:
                 device = self._mount()
             except BaseException:

@@ -1,6 +1,5 @@
 """The API over a real Unix socket, in front of a daemon that only remembers what it was asked."""
 
-import http.client
 import json
 import socket
 import threading
@@ -14,6 +13,7 @@ from nydus_app.api.server import serve_api
 from nydus_app.daemon.info import DaemonInfo, MountInfo
 from nydus_app.daemon.state import State
 from nydus_app.errors import ConfigError, ConfigFileError, StateConflict
+from unix_http import UnixClient
 
 
 class Remembering:
@@ -38,27 +38,6 @@ class Remembering:
         self.state = State.STOPPED
 
 
-class Client(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(self._path))
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-        self.request(method, path, body)
-        reply = self.getresponse()
-        return reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read()
-
-
 def served(tmp_path: Path, daemon: Remembering, client: Callable[[Path], None]) -> None:
     """Serve `daemon` and run `client`, which blocks, in a thread of its own."""
 
@@ -74,7 +53,7 @@ def test_what_a_daemon_tells(tmp_path: Path) -> None:
     daemon = Remembering()
 
     def client(sock: Path) -> None:
-        with Client(sock) as connection:
+        with UnixClient(sock) as connection:
             status, headers, body = connection.call("GET", "/api/v1/daemon")
         assert (status, headers["server"], headers["content-type"]) == (200, "Nydus API", "application/json")
         info = json.loads(body)
@@ -108,7 +87,7 @@ REPLIES = [
 def test_mistakes_are_answered_as_nydusd_does(tmp_path: Path) -> None:
     def client(sock: Path) -> None:
         for method, path, body, want, words in REPLIES:
-            with Client(sock) as connection:
+            with UnixClient(sock) as connection:
                 status, _, reply = connection.call(method, path, body)
             assert status == want, (method, path, body)
             error = json.loads(reply)
@@ -122,7 +101,7 @@ def test_what_a_daemon_is_told(tmp_path: Path) -> None:
     daemon = Remembering()
 
     def client(sock: Path) -> None:
-        with Client(sock) as connection:
+        with UnixClient(sock) as connection:
             assert connection.call("PUT", "/api/v1/daemon", b'{"log_level":"debug"}')[::2] == (204, b"")
             assert connection.call("PUT", "/api/v1/daemon/exit")[::2] == (204, b"")
             status, _, body = connection.call("PUT", "/api/v1/daemon/exit")
@@ -138,7 +117,7 @@ def test_an_idle_connection_is_kept_and_does_not_delay_the_end(tmp_path: Path) -
     def client(sock: Path) -> None:
         idle.connect(str(sock))
         for _ in range(200):
-            with Client(sock) as connection:
+            with UnixClient(sock) as connection:
                 assert connection.call("GET", "/api/v1/daemon")[0] == 200
         idle.settimeout(0.05)
         with pytest.raises(TimeoutError):

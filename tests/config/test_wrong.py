@@ -1,9 +1,8 @@
 """Wrong command lines, trees and files: one line that names the cause, the right exit status, no secret."""
 
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,15 +122,6 @@ def places(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "relative").write_text("/ok\n\nbad\n")
     names = {"tmp": tmp_path, "boot": tmp_path / "boot", "mnt": tmp_path / "mnt", "relative": tmp_path / "relative"}
     return {k: str(v) for k, v in names.items()}
-
-
-@pytest.fixture(autouse=True)
-def _root_logger_as_before() -> Iterator[None]:
-    """hydra.main, run in this process, hangs handlers on streams that end with the test."""
-    before, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = before
-    logging.root.setLevel(level)
 
 
 Call = Callable[..., tuple[int, str]]

@@ -3,7 +3,6 @@
 import gzip
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,6 @@ from nydus_app.errors import ConfigError, ConfigFileError
 
 log = logging.getLogger("nydus.test")
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} [+-]\d\d:\d\d\]"
-
-
-@pytest.fixture(autouse=True)
-def _logger_as_before() -> Iterator[None]:
-    logger = logging.getLogger("nydus")
-    before = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers[:] = []
-    yield
-    for handler in logger.handlers:
-        handler.close()
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 def test_lines_and_the_added_extension(tmp_path: Path) -> None:
