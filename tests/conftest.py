@@ -73,7 +73,8 @@ def _loggers_as_before() -> Iterator[None]:
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         for handler in set(logger.handlers) - set(handlers):
             handler.close()
-        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)  # also empties the caches of the loggers below
 
 
 @pytest.fixture(scope="session", autouse=True)

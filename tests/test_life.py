@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pwd
 import signal
 import subprocess
 import tempfile
@@ -168,17 +169,16 @@ def test_an_ordinary_user_mounts_on_his_own_directory(golden: Path, mounts: Moun
         boot.write_bytes((golden / IMAGE / "boot").read_bytes())
         (base / "mnt").mkdir()
         (base / "cache").mkdir()
+        # fusermount3 wants to know the user's name; a bare Debian has none but nobody.
+        uid = 1000 if any(u.pw_uid == 1000 for u in pwd.getpwall()) else pwd.getpwnam("nobody").pw_uid
+        become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         for path in (base / "mnt", base / "cache"):
-            os.chown(path, 1000, 1000)
+            os.chown(path, uid, uid)
         daemon = mounts.start(
-            "setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", BIN / "nydus-run", "mode=fuse",
-            "backend=localfs", f"backend.dir={blobs}", f"bootstrap={boot}", f"mountpoint={base}/mnt",
+            *become, BIN / "nydus-run", "mode=fuse", "backend=localfs", f"backend.dir={blobs}", f"bootstrap={boot}", f"mountpoint={base}/mnt",
             f"cache.work_dir={base}/cache", mountpoint=base / "mnt",
         )  # fmt: skip
-        listed = subprocess.run(
-            ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", "ls", "-A", base / "mnt"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+        listed = subprocess.run([*become, "ls", "-A", base / "mnt"], capture_output=True, text=True)
         assert listed.returncode == 0 and "sizes" in listed.stdout
         assert daemon.stop() == 0
         assert not is_mounted(base / "mnt")
