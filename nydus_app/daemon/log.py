@@ -114,8 +114,6 @@ def hold_log() -> None:
 
 def open_log(level: str, file: str | None, rotation_size_mib: int) -> None:
     """Send everything below the logger "nydus" there. Raises ConfigFileError."""
-    for number, name in ((TRACE, "TRACE"), (logging.WARNING, "WARN")):
-        logging.addLevelName(number, name)
     logger = logging.getLogger(ROOT)
     logger.propagate = False
     handler = _open_handler(file, rotation_size_mib)

@@ -1,6 +1,7 @@
 """The cold path against a backend that counts, waits, breaks and lies."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_a_full_disk_costs_no_reader_anything(
         monkeypatch.undo()
 
     trio.run(main)
-    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+    assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
 
 
 def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: Path) -> None:
