@@ -159,7 +159,7 @@ def fuse_for_all() -> Iterator[None]:
     os.chmod("/dev/fuse", before)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user by setpriv")
+@pytest.mark.skipif(not os.path.exists("/etc/mtab"), reason="fusermount3 cannot unmount without /etc/mtab")
 def test_an_ordinary_user_mounts_on_his_own_directory(golden: Path, mounts: Mounts, fuse_for_all: None) -> None:
     with tempfile.TemporaryDirectory() as home:
         base = Path(home)

@@ -41,12 +41,17 @@ class FuseDevice:
             pass
 
     def unmount(self) -> None:
-        """Take our mount away, busy or not. Nothing happens where it is gone."""
-        while self.is_mounted():
+        """Take our mount away, busy or not. Nothing happens where it is gone. Raises MountError."""
+        if not self.is_mounted():
+            return
+        try:
             if self._is_privileged:
                 unmount(self.mountpoint, MNT_DETACH)
-            else:
-                _fusermount("-u", "-z", "-q", "--", self.mountpoint)
+                return
+        except OSError as e:
+            raise MountError(f"cannot unmount {self.mountpoint}: {e.strerror}") from None
+        if error := _fusermount("-u", "-z", "--", self.mountpoint):
+            raise MountError(f"cannot unmount {self.mountpoint}: {error}")
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -98,6 +103,11 @@ def _mount_privileged(mountpoint: str, writable: bool) -> FuseDevice:
 
 def _mount_by_helper(mountpoint: str, writable: bool) -> FuseDevice:
     """fusermount3 sends the descriptor over the socket named by _FUSE_COMMFD (its man page)."""
+    if not os.path.exists("/etc/mtab"):
+        raise MountError(
+            f"cannot mount at {mountpoint}: fusermount3 could not unmount it without /etc/mtab"
+            " (as root: ln -s /proc/self/mounts /etc/mtab)"
+        )
     options = f"fsname={SOURCE},default_permissions,max_read={MAX_READ}" + ("" if writable else ",ro")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:

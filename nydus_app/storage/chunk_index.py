@@ -111,6 +111,22 @@ class CompressionInfoIndex:
                 except InvalidImage:
                     return
 
+    def __len__(self) -> int:
+        """Number of chunks; after `load`."""
+        assert self._table is not None
+        return len(self._table)
+
+    def place(self, index: int) -> int:
+        """Uncompressed offset of a chunk, ascending with its index."""
+        assert self._table is not None
+        return self._table.chunk(index).uncompressed_offset
+
+    def chunk(self, index: int) -> Chunk:
+        """The located chunk, with its digest where the bootstrap has a record of it."""
+        assert self._table is not None
+        record = self._record_of(index)
+        return self._table.chunk(index) if record is None else self.locate(record)
+
     def _read_kept(self) -> ChunkTable | None:
         if self._path is None:
             return None
