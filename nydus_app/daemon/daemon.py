@@ -9,6 +9,7 @@ Concurrency: all state belongs to the trio thread; the API's thread comes in thr
 """
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -141,6 +142,8 @@ class FuseDaemon:
             device.unmount()
 
     async def _be_ready(self, device: FuseDevice) -> None:
+        # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
+        await trio.to_thread.run_sync(os.statvfs, device.mountpoint, abandon_on_cancel=True)
         device.raise_read_ahead()
         self._machine.fire(Event.START)
         async with AsyncExitStack() as stack:
