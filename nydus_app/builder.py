@@ -1,7 +1,8 @@
 """The only place where the configuration tree becomes objects.
 
-    Tree ─► open_filesystem()  RafsFileSystem over a mapped bootstrap, caches and a backend
-         └► run()         the same, mounted by a Daemon, with its API
+    Tree ─► open_image()       a mapped bootstrap, caches and a backend
+         ├► open_filesystem()  the same as a FileSystem
+         └► run()              the same, mounted by a daemon, with its API
 
 Everything that is light is imported here; what a start can do without (the API's web stack, the
 second codec) is imported where it is first used.
@@ -10,27 +11,32 @@ second codec) is imported where it is first used.
 import logging
 import mmap
 import os
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from nydus_app.config.tree import Blobcache, Dummycache, Fuse, Localfs, Tree
-from nydus_app.errors import BackendNotFound, CacheError, ConfigFileError, InvalidImage, Unsupported
+from nydus_app.config.tree import Blobcache, DataPath, Dummycache, Fuse, Localfs, Tree
+from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree
+from nydus_app.errors import BackendNotFound, CacheError, ConfigError, ConfigFileError, InvalidImage, Unsupported
+from nydus_app.filesystems.blob_devices import BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
-from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
-from nydus_app.formats.rafs.values import Blob, Bootstrap
+from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
+from nydus_app.storage.address_space import AddressSpace
 from nydus_app.storage.backend.localfs import LocalfsBackend
-from nydus_app.storage.backend.port import Backend
+from nydus_app.storage.backend.port import Backend, BlobReader
+from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
-from nydus_app.storage.inline_bootstrap import extract_bootstrap
+from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
+from nydus_app.transports import erofs
 
 if TYPE_CHECKING:
     from nydus_app.daemon.daemon import FuseDaemon
@@ -57,25 +63,27 @@ def prepare_work_dir(path: str) -> None:
         raise CacheError(f"cache.work_dir {path}: no permission to write there")
 
 
-def map_bootstrap(path: str, backend: Backend, work_dir: str | None) -> Bootstrap:
+def map_bootstrap(path: str, backend: Backend, work_dir: str | None) -> tuple[str | None, Bootstrap]:
     """Map the bootstrap at `path`, or the one that lies inside the blob at `path`.
+
+    Yields the file that is mapped, None where the bootstrap could only be held in memory.
 
     The id of a blob that carries its own bootstrap is the blob's file name up to the first dot.
     """
     blob_id = os.path.basename(path).partition(".")[0]
     try:
         try:
-            return open_bootstrap(_map_file(path), blob_id_hint=blob_id)
+            return path, open_bootstrap(_map_file(path), blob_id_hint=blob_id)
         except NotABootstrap:
             inline = _bootstrap_inside(blob_id, backend, work_dir)
             if inline is None:
                 raise
-            return open_bootstrap(inline, blob_id_hint=blob_id)
+            return inline.path, open_bootstrap(inline.content, blob_id_hint=blob_id)
     except InvalidImage as e:
         raise type(e)(f"bootstrap {path}: {e}") from None
 
 
-def _bootstrap_inside(blob_id: str, backend: Backend, work_dir: str | None) -> Buffer | None:
+def _bootstrap_inside(blob_id: str, backend: Backend, work_dir: str | None) -> InlineBootstrap | None:
     try:
         return extract_bootstrap(backend.open_blob(blob_id), blob_id, work_dir)
     except BackendNotFound:
@@ -92,27 +100,43 @@ def _map_file(path: str) -> memoryview:
         raise ConfigFileError(f"bootstrap {path}: {e.strerror}") from None
 
 
-def build_cache(
-    tree: Tree, bootstrap: Bootstrap, blob: Blob, backend: Backend, workers: trio.CapacityLimiter
-) -> ChunkCache:
-    reader = backend.open_blob(blob.id)
-    validate = tree.cache.validate or tree.rafs.validate
-    keeps = isinstance(tree.cache, Blobcache)
-    index: ChunkIndex
+class Image(NamedTuple):
+    """An opened image; `path` is the file whose first byte is the bootstrap's, None if in memory."""
+
+    path: str | None
+    bootstrap: Bootstrap
+    indexes: Sequence[ChunkIndex]
+    device: Device
+
+    def close(self) -> None:
+        self.device.close()
+        self.bootstrap.close()
+
+
+def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader) -> ChunkIndex:
     if bootstrap.version == 5:
-        index = RecordedIndex(blob)
-    else:
-        kept = os.path.join(tree.cache.work_dir, f"{blob.id}.blob.meta") if keeps else None
-        index = CompressionInfoIndex(blob, reader, kept, partial(bootstrap.blob_chunk, blob.index))
-    common = {"validate": validate, "batch_size": tree.rafs.batch_size, "workers": workers}
+        return RecordedIndex(blob)
+    keeps = isinstance(tree.cache, Blobcache)
+    kept = os.path.join(tree.cache.work_dir, f"{blob_file_name(blob.id)}.blob.meta") if keeps else None
+    return CompressionInfoIndex(blob, reader, kept, partial(bootstrap.blob_chunk, blob.index))
+
+
+def _build_cache(
+    tree: Tree, blob: Blob, reader: BlobReader, index: ChunkIndex, workers: trio.CapacityLimiter
+) -> ChunkCache:
+    common = {
+        "validate": tree.cache.validate or tree.rafs.validate,
+        "batch_size": tree.rafs.batch_size,
+        "workers": workers,
+    }
     # v5 images without an extended blob table do not say how many chunks to keep a map of.
-    if keeps and blob.chunk_count:
+    if isinstance(tree.cache, Blobcache) and blob.chunk_count:
         return BlobCache(blob, reader, index, work_dir=tree.cache.work_dir, **common)
     return DummyCache(blob, reader, index, **common)
 
 
-def open_filesystem(tree: Tree) -> RafsFileSystem:
-    """The image that `tree` names, as a FileSystem; whoever gets it closes it."""
+def open_image(tree: Tree) -> Image:
+    """The image that `tree` names; whoever gets it closes it. Raises NydusError."""
     if not isinstance(tree.cache, Blobcache | Dummycache):
         raise Unsupported(f"cache {type(tree.cache).__name__} cannot be used yet")
     work_dir = tree.cache.work_dir if isinstance(tree.cache, Blobcache) else None
@@ -120,14 +144,70 @@ def open_filesystem(tree: Tree) -> RafsFileSystem:
     assert tree.bootstrap is not None
     if work_dir is not None:
         prepare_work_dir(work_dir)
-    bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
+    path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
     workers = trio.CapacityLimiter(getattr(tree.mode, "threads", 4))
-    device = Device([build_cache(tree, bootstrap, blob, backend, workers) for blob in bootstrap.blobs])
+    readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
+    indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
+    rows = zip(bootstrap.blobs, readers, indexes, strict=True)
+    device = Device([_build_cache(tree, b, r, i, workers) for b, r, i in rows])
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
+    return Image(path, bootstrap, indexes, device)
+
+
+def open_filesystem(tree: Tree) -> RafsFileSystem:
+    """The image as a FileSystem; whoever gets it closes it."""
+    return _filesystem(tree, open_image(tree))
+
+
+def _filesystem(tree: Tree, image: Image) -> RafsFileSystem:
     return RafsFileSystem(
-        bootstrap, device, enable_xattr=tree.rafs.enable_xattr, verify_inodes=tree.rafs.validate
+        image.bootstrap, image.device, enable_xattr=tree.rafs.enable_xattr, verify_inodes=tree.rafs.validate
     )
+
+
+def why_not_erofs(tree: Tree, image: Image) -> str | None:
+    """Why the kernel's EROFS cannot serve this image here, in one phrase; None where it can."""
+    if tree.rafs.iostats_files or tree.rafs.access_pattern or tree.rafs.latest_read_files:
+        return "per-file statistics are asked for, and a kernel that serves reads counts none"
+    if not isinstance(tree.cache, Blobcache):
+        return "the cache is no blobcache"
+    if tree.mode.writable:
+        return "mode.writable is asked for"
+    if image.bootstrap.version != 6:
+        return "RAFS v5 is no EROFS image"
+    if not image.bootstrap.blobs:
+        return "the image has no blobs"
+    if not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
+        return "the image leaves owners to the server"
+    if image.path is None or "," in image.path:
+        return "the bootstrap is in no file that mount(2) could name"
+    return erofs.why_not()
+
+
+def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
+    """How the image comes to the mountpoint, and why not by EROFS. Raises ConfigError."""
+    assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
+    mountpoint = os.path.realpath(tree.mountpoint)
+    reason = "mode.data_path=fuse"
+    if tree.mode.data_path is not DataPath.fuse:
+        reason = why_not_erofs(tree, image)
+        if reason is None:
+            assert image.path is not None
+            return ErofsTree(_devices(image), mountpoint, os.path.realpath(image.path)), None
+        if tree.mode.data_path is DataPath.erofs:
+            raise ConfigError(f"mode.data_path=erofs: {reason}")
+    vfs = Vfs()
+    vfs.mount(tree.virtual_mountpoint, _filesystem(tree, image))
+    return FuseTree(vfs, mountpoint, writable=tree.mode.writable), reason
+
+
+def _devices(image: Image) -> BlobDevices:
+    spaces = []
+    for blob, index in zip(image.bootstrap.blobs, image.indexes, strict=True):
+        assert isinstance(index, CompressionInfoIndex)
+        spaces.append(AddressSpace(blob, index, image.device))
+    return BlobDevices(spaces, image.close)
 
 
 def run(tree: Tree) -> int:
@@ -137,22 +217,27 @@ def run(tree: Tree) -> int:
     """
     from nydus_app.config.nydusd_view import config_v2
     from nydus_app.daemon.daemon import FuseDaemon
+    from nydus_app.daemon.info import MountInfo
     from nydus_app.daemon.limits import raise_nofile
     from nydus_app.daemon.log import open_log
     from nydus_app.transports.libfuse import LibfuseTransport
 
     open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
-    assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
-    vfs = Vfs()
-    vfs.mount(tree.virtual_mountpoint, open_filesystem(tree))
+    image = open_image(tree)
+    try:
+        attachment, reason = attach(tree, image)
+    except BaseException:
+        image.close()
+        raise
+    data_path = "erofs" if reason is None else "fuse"
+    log.info("data path: %s%s", data_path, f" ({reason})" if reason else "")
     raise_nofile(tree.daemon.rlimit_nofile)
+    view = MountInfo("Rafs", tree.virtual_mountpoint, "", config_v2(tree), data_path, reason)
     daemon = FuseDaemon(
-        vfs,
-        mountpoint=os.path.realpath(tree.mountpoint),
-        writable=tree.mode.writable,
+        attachment,
         make_transport=LibfuseTransport,
         serve_api=partial(_serve_api, tree.api.sock) if tree.api.sock else None,
-        views={tree.virtual_mountpoint: config_v2(tree)},
+        views=[view],
         id=tree.daemon.id,
         supervisor=tree.daemon.supervisor,
     )

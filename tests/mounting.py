@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from nydus_app.daemon.attachment import private_dir
 from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
 from nydus_app.linux.mount import mounts as mount_table
 
@@ -40,9 +41,12 @@ def is_mounted(path: Path) -> bool:
 
 
 def sweep(below: Path) -> None:
+    """Unmount everything below a directory, and the device mounts that belong to it."""
     for mount in reversed(list(mount_table())):
         if mount.path.startswith(f"{below}/"):
             unmount(mount.path, MNT_DETACH)
+            if mounts_at(private_dir(mount.path)):
+                unmount(private_dir(mount.path), MNT_DETACH)
 
 
 def nydusd_config(blobs: Path, work_dir: Path, **changes: object) -> dict:
@@ -81,6 +85,12 @@ class Daemon:
         self.process.kill()
         self.process.wait(DEADLINE_S)
 
+    def clear(self) -> None:
+        """Take away what a killed daemon left."""
+        for place in (str(self.mountpoint), private_dir(str(self.mountpoint))):
+            while mounts_at(place):
+                unmount(place, MNT_DETACH)
+
 
 class Mounts:
     """Context that owns daemons; every daemon gets a directory of its own below `base`."""
@@ -116,6 +126,7 @@ class Mounts:
         work_dir: Path | None = None,
         program: Path | str = BIN / "nydusd",
         args: tuple[object, ...] = (),
+        data_path: str = "auto",
         **changes: object,
     ) -> Daemon:
         """`program` with classic flags on an image over localfs."""
@@ -127,6 +138,7 @@ class Mounts:
         return self.start(
             program, "fuse", "--config", config, "--bootstrap", boot, "--mountpoint", here / "mnt",
             "--log-level", "warn", "--rlimit-nofile", "0", *args, mountpoint=here / "mnt",
+            env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path}"},
         )  # fmt: skip
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -134,6 +146,7 @@ class Mounts:
             if daemon.process.poll() is None:
                 daemon.process.kill()
                 daemon.process.wait()
+            daemon.clear()
         sweep(self._base)
 
 

@@ -19,10 +19,11 @@ def test_no_image_is_forgotten(golden_images: dict[str, dict]) -> None:
     assert due == set(NAMES)
 
 
+@pytest.mark.parametrize("data_path", ["auto", "fuse"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nydusd(name: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts) -> None:
+def test_nydusd(name: str, data_path: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts) -> None:
     image = golden_images[name]
-    daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs")
+    daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs", data_path=data_path)
     assert differences(daemon.mountpoint, golden / image["manifest"], tuple(image.get("ignore", ()))) == []
     assert daemon.stop() == 0
     assert not os.path.ismount(daemon.mountpoint)

@@ -16,19 +16,29 @@ import pytest
 
 from manifest import describe, differences
 from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config, wait_for_mounts
+from nydus_app.daemon.attachment import private_dir
 from nydus_app.linux.mount import MNT_DETACH, unmount
+from nydus_app.transports import erofs
 from unix_http import call
 
 IMAGE = "v6-zstd"
 
 
+@pytest.fixture(params=["fuse", "erofs"])
+def data_path(request: pytest.FixtureRequest) -> str:
+    if request.param == "erofs" and (reason := erofs.why_not()):
+        pytest.skip(reason)
+    return request.param
+
+
 @pytest.fixture
-def run(golden: Path, mounts: Mounts, tmp_path: Path) -> Callable[..., Daemon]:
+def run(golden: Path, mounts: Mounts, tmp_path: Path, data_path: str) -> Callable[..., Daemon]:
     """nydusd on a golden image with an API socket at `tmp_path`/api.sock."""
 
     def start(*args: object, name: str = IMAGE, **changes: object) -> Daemon:
         boot = golden / name / "boot"
-        daemon = mounts.nydusd(boot, golden / name / "blobs", args=("--apisock", tmp_path / "api.sock", *args), **changes)
+        args = ("--apisock", tmp_path / "api.sock", *args)
+        daemon = mounts.nydusd(boot, golden / name / "blobs", args=args, data_path=data_path, **changes)
         wait_until((tmp_path / "api.sock").exists, daemon)
         return daemon
 
@@ -46,6 +56,7 @@ def wait_until(condition: Callable[[], bool], daemon: Daemon) -> None:
 
 def assert_nothing_left(daemon: Daemon, tmp_path: Path) -> None:
     assert not is_mounted(daemon.mountpoint)
+    assert not os.path.exists(private_dir(str(daemon.mountpoint)))
     assert not (tmp_path / "api.sock").exists()
     assert not [p for p in tmp_path.rglob("*") if "tmp" in p.suffix]
 
@@ -75,42 +86,41 @@ def test_a_busy_mount_goes_away_with_its_daemon(run: Callable[..., Daemon], tmp_
             os.close(fd)
 
 
-def test_a_dead_mount_is_replaced(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
-    first = mounts.nydusd(golden / IMAGE / "boot", golden / IMAGE / "blobs")
+@pytest.mark.parametrize("second_path", ["auto", "fuse"])
+def test_a_dead_mount_is_replaced(golden: Path, mounts: Mounts, tmp_path: Path, data_path: str, second_path: str) -> None:
+    first = mounts.nydusd(golden / IMAGE / "boot", golden / IMAGE / "blobs", data_path=data_path)
     first.kill()
-    with pytest.raises(OSError) as e:
-        os.stat(first.mountpoint)
-    assert e.value.errno == errno.ENOTCONN
+    if data_path == "fuse":
+        with pytest.raises(OSError) as e:
+            os.stat(first.mountpoint)
+        assert e.value.errno == errno.ENOTCONN
     config = tmp_path / "c.json"
     config.write_text(json.dumps(nydusd_config(golden / IMAGE / "blobs", tmp_path / "cache")))
     process = subprocess.Popen(
         [BIN / "nydusd", "--config", config, "--bootstrap", golden / IMAGE / "boot", "--mountpoint", first.mountpoint],
-        stderr=subprocess.DEVNULL,
-    )
+        stderr=subprocess.PIPE, env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={second_path}"},
+    )  # fmt: skip
     try:
-        assert wait_for_mounts(lambda: process.poll() is not None or _answers(first.mountpoint))
+        assert process.stderr is not None
+        assert any(b"serving at" in line for line in process.stderr)
         assert process.poll() is None
         assert differences(first.mountpoint, golden / "kinds.manifest.jsonl") == []
     finally:
         process.terminate()
         assert process.wait(DEADLINE_S) == 0
+        process.stderr.close()
     assert not is_mounted(first.mountpoint)
+    assert not os.path.exists(private_dir(str(first.mountpoint)))
 
 
-def _answers(path: Path) -> bool:
-    try:
-        return bool(os.listdir(path))
-    except OSError:
-        return False
-
-
-def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path) -> None:
+def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path, data_path: str) -> None:
     daemon = run()
     sock = tmp_path / "api.sock"
     status, info = call(sock, "GET", "/api/v1/daemon")
     assert status == 200
     assert info["state"] == "RUNNING"
     assert info["backend_collection"]["/"]["backend_type"] == "Rafs"
+    assert info["backend_collection"]["/"]["data_path"] == data_path
     assert call(sock, "PUT", "/api/v1/daemon", {"log_level": "debug"}) == (204, None)
     assert call(sock, "PUT", "/api/v1/daemon", {"log_level": "loud"})[0] == 500
     assert call(sock, "PUT", "/api/v1/daemon/exit") == (204, None)
@@ -118,13 +128,14 @@ def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path) -> 
     assert_nothing_left(daemon, tmp_path)
 
 
-def test_mount_flags_are_those_of_nydusd(run: Callable[..., Daemon]) -> None:
+def test_mount_flags_are_those_of_nydusd(run: Callable[..., Daemon], data_path: str) -> None:
     daemon = run()
     table = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     (line,) = [words for words in table if words[1] == str(daemon.mountpoint)]
-    assert line[0] == "rafs" and line[2] == "fuse"
+    assert line[2] == data_path
     flags = set(line[3].split(","))
-    assert {"ro", "nosuid", "nodev", "noatime", "default_permissions", "allow_other"} <= flags
+    assert {"ro", "nosuid", "nodev", "noatime"} <= flags
+    assert data_path == "erofs" or (line[0] == "rafs" and {"default_permissions", "allow_other"} <= flags)
 
 
 @pytest.fixture
@@ -262,14 +273,14 @@ def test_a_failing_start_leaves_nothing(kind: str, golden: Path, tmp_path: Path)
 KILLS = 20
 
 
-@pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])
+@pytest.mark.parametrize(("name", "data_path"), [("v5-zstd", "fuse"), ("v6-zstd", "fuse"), ("v6-zstd", "auto")])
 def test_killed_in_the_middle_of_cold_reads_again_and_again(
-    golden: Path, mounts: Mounts, tmp_path: Path, name: str
+    golden: Path, mounts: Mounts, tmp_path: Path, name: str, data_path: str
 ) -> None:
     """Every restart goes on with the same cache directory; validation is off, so only order protects."""
     wanted = {e["path"]: e["sha256"] for e in describe_golden(golden) if e["type"] == "file" and isinstance(e["path"], str)}
     for round_ in range(KILLS // 2):
-        daemon = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tmp_path / "cache", amplify_io=0)
+        daemon = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tmp_path / "cache", amplify_io=0, data_path=data_path)
         reader = subprocess.Popen(
             ["find", daemon.mountpoint, "-type", "f", "-exec", "cat", "{}", "+"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -279,7 +290,7 @@ def test_killed_in_the_middle_of_cold_reads_again_and_again(
         daemon.kill()
         reader.stdout.close()
         reader.wait(DEADLINE_S)
-        unmount(str(daemon.mountpoint), MNT_DETACH)
+        daemon.clear()
     last = mounts.nydusd(golden / name / "boot", golden / name / "blobs", work_dir=tmp_path / "cache")
     have = {e["path"]: e["sha256"] for e in describe(last.mountpoint) if e["type"] == "file" and isinstance(e["path"], str)}
     assert have == wanted

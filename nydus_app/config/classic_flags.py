@@ -1,18 +1,24 @@
 """nydusd's command line (contract 1): one table of flags, a parser as strict as clap, overrides.
 
+What reads configuration files is imported only where there is one: `--version` is asked often.
+
 Wrong usage raises UsageError (exit 2) with one line; what nydusd refuses only later, such as a limit
 that is no number, raises ConfigFileError (exit 1).
 """
 
 import difflib
-import json
+import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from nydus_app.config.nydusd_files import decode, read_file
 from nydus_app.config.overrides import Override
 from nydus_app.errors import ConfigError, ConfigFileError
+
+log = logging.getLogger("nydus.config")
+NUMBER = re.compile(r"\+?[0-9]{1,20}\Z")
+"""What Rust's parser of unsigned numbers takes: no blanks, no underscores, no other digits."""
 
 
 class UsageError(ConfigError):
@@ -20,13 +26,11 @@ class UsageError(ConfigError):
 
 
 def _threads(flag: str, text: str) -> object:
-    try:
-        number = int(text)
-    except ValueError:
-        raise UsageError(f"invalid value '{text}' for '{flag}': invalid thread number configuration: {text}") from None
-    if not 1 <= number <= 1024:
-        raise UsageError(f"invalid value '{text}' for '{flag}': invalid thread number {number}, valid range: [1-1024]")
-    return number
+    if not NUMBER.match(text):
+        raise UsageError(f"invalid value '{text}' for '{flag}': invalid thread number configuration: {text}")
+    if not 1 <= int(text) <= 1024:
+        raise UsageError(f"invalid value '{text}' for '{flag}': invalid thread number {int(text)}, valid range: [1-1024]")
+    return int(text)
 
 
 def _log_rotation(flag: str, text: str) -> object:
@@ -38,7 +42,7 @@ def _nofile(flag: str, text: str) -> object:
 
 
 def _u64(text: str, error: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >> 64:
+    if not NUMBER.match(text) or int(text) >> 64:
         raise ConfigFileError(error)
     return int(text)
 
@@ -116,6 +120,8 @@ COMMANDS: Mapping[str, Command] = {
     "singleton": Command("Host many images, added by the API", (*SINGLETON, *GLOBAL)),
 }
 LATER = ("nbd", "uffd")
+ONLY_WITHOUT_WORD = ("dedup-db",)
+"""Flags that nydusd reads where no subcommand is given only; behind one they have no effect."""
 CONFLICTS = (("bootstrap", "shared-dir"), ("localfs-dir", "config"), ("print-overrides", "print-recipe"))
 REQUIRES = (
     ("id", "supervisor"),
@@ -136,38 +142,63 @@ class Parsed(NamedTuple):
 def parse(arguments: Sequence[str]) -> Parsed:
     """Raises UsageError, ConfigFileError."""
     words = list(arguments)
-    name, explicit = "fuse", False
-    if words and not words[0].startswith("-"):
-        name, explicit = words.pop(0), True
-        if name == "help":
-            return Parsed(words[0] if words and words[0] in COMMANDS else "", {}, "help")
-        if name in LATER:
-            raise UsageError(f"the subcommand '{name}' is not supported by this version")
-        if name not in COMMANDS:
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            raise UsageError(f"unrecognized subcommand '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+    if any("\udc80" <= c <= "\udcff" for word in words for c in word):
+        raise UsageError("invalid UTF-8 was detected in one or more arguments")
+    if not words or words[0].startswith("-"):
+        return _parse("fuse", words, explicit=False)
+    name = words.pop(0)
+    if name == "help":
+        return Parsed(_subject_of_help(words), {}, "help")
+    _check_command(name)
+    return _parse(name, words, explicit=True)
+
+
+def _check_command(name: str) -> None:
+    if name in LATER:
+        raise UsageError(f"the subcommand '{name}' is not supported by this version")
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, [*COMMANDS, "help"], n=1)
+        raise UsageError(f"unrecognized subcommand '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+
+
+def _subject_of_help(words: Sequence[str]) -> str:
+    """`help`, `help COMMAND` and `help help`, and nothing more."""
+    for word in words[1:]:
+        raise UsageError(f"unrecognized subcommand '{word}'")
+    if not words or words[0] == "help":
+        return ""
+    _check_command(words[0])
+    return words[0]
+
+
+def _parse(name: str, words: list[str], *, explicit: bool) -> Parsed:
     given = _take(name, explicit, words)
     if isinstance(given, str):
         return Parsed(name if explicit else "", {}, given)
     _check_relations(name, given)
+    for flag in ONLY_WITHOUT_WORD:
+        if explicit and given.pop(flag, None) is not None:
+            log.warning("--%s has no effect after the word %s", flag, name)
     return Parsed(name, given)
 
 
 def _take(name: str, explicit: bool, words: list[str]) -> dict[str, object] | str:
-    """Flags and values; "help" or "version" where that is asked."""
+    """Flags and values; "help" or "version" where that is asked, also as `-hX`."""
     flags = COMMANDS[name].flags
     by_word = {f"--{f.name}": f for f in flags}
     by_word |= {f"--{f.alias}": f for f in flags if f.alias} | {f"-{f.short}": f for f in flags if f.short}
     given: dict[str, object] = {}
     while words:
         word = words.pop(0)
-        if word in ("-h", "--help"):
+        if word == "--help" or word.startswith("-h"):
             return "help"
-        if word in ("-V", "--version") and not explicit:
+        if (word == "--version" or word.startswith("-V")) and not explicit:
             return "version"
+        if word == "--" and not words:
+            break
         flag, value = _split(word, by_word)
         if flag is None:
-            raise UsageError(_unexpected(word, by_word, bool(given)))
+            raise UsageError(_unexpected(word if word != "--" else words[0], by_word, bool(given)))
         if flag.name in given:
             raise UsageError(f"the argument '{flag.flag}' cannot be used multiple times")
         if flag.value is None and value is not None:
@@ -204,19 +235,22 @@ def _convert(flag: Flag, value: str) -> object:
         raise UsageError(
             f"invalid value '{value}' for '{flag.flag}' (possible values: {', '.join(flag.choices)})"
         )
-    if not value and flag.key != "virtual_mountpoint":
-        raise UsageError(f"a value is required for '{flag.flag}' but none was supplied")
     return flag.convert(f"--{flag.name} <{flag.name}>", value) if flag.convert else value
 
 
 def _check_relations(name: str, given: Mapping[str, object]) -> None:
-    missing = [f"--{r} <{r}>" for r in COMMANDS[name].required if r not in given]
-    missing += [f"--{b} <{b}>" for a, b in REQUIRES if a in given and b not in given]
-    if missing:
-        raise UsageError(f"the following required arguments were not provided: {', '.join(missing)}")
     for a, b in CONFLICTS:
         if a in given and b in given:
             raise UsageError(f"the argument '--{a}' cannot be used with '--{b}'")
+    missing = [f"--{r} <{r}>" for r in COMMANDS[name].required if r not in given]
+    missing += [f"--{b} <{b}>" for a, b in REQUIRES if a in given and b not in given and not _excluded(b, given)]
+    if missing:
+        raise UsageError(f"the following required arguments were not provided: {', '.join(missing)}")
+
+
+def _excluded(name: str, given: Mapping[str, object]) -> bool:
+    """Whether another flag forbids this one; then clap does not require it either."""
+    return any(given.keys() & {*pair} - {name} for pair in CONFLICTS if name in pair)
 
 
 # ---- overrides ----------------------------------------------------------------------------------
@@ -251,6 +285,8 @@ def _image(given: Mapping[str, object]) -> list[Override]:
         return _localfs(str(given["localfs-dir"]))
     if "config" not in given:
         raise ConfigFileError("both --config and --localfs-dir are missing")
+    from nydus_app.config.nydusd_files import read_file
+
     overrides = read_file(str(given["config"]))
     auth = os.environ.get("IMAGE_PULL_AUTH")
     if auth and Override("backend", "registry") in overrides:
@@ -260,6 +296,10 @@ def _image(given: Mapping[str, object]) -> list[Override]:
 
 def _localfs(directory: str) -> list[Override]:
     """What nydusd generates for --localfs-dir (contract 1.8)."""
+    import json
+
+    from nydus_app.config.nydusd_files import decode
+
     backend = {"type": "localfs", "config": {"dir": directory}}
     cache = {"type": "blobcache", "config": {"work_dir": directory}}
     return decode(json.dumps({"device": {"backend": backend, "cache": cache}, "mode": "direct"}))

@@ -9,7 +9,7 @@ import difflib
 import shlex
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -32,18 +32,18 @@ def compose(overrides: Iterable[Override]) -> Tree:
     tree = Tree()
     values = []
     for override in overrides:
-        if override.key in GROUPS:
+        if override.key in GROUPS and not isinstance(override.value, dict):
             setattr(tree, override.key, _choose(override))
         else:
             values.append(override)
-    for override in values:
-        _apply(tree, override)
+    for key, value in values:
+        _apply(tree, key, value)
     return tree
 
 
 def _choose(override: Override) -> object:
     options = GROUPS[override.key]
-    if override.value not in options:
+    if override.value not in list(options):  # a list: the value may be unhashable
         raise ConfigError(
             f"{override.key}={override.value}: no such choice{nearest(str(override.value), options)}"
             f" (one of {', '.join(options)})"
@@ -57,18 +57,32 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean `{prefix}{close[0]}`?" if close else ""
 
 
-def _apply(tree: Tree, override: Override) -> None:
-    *path, last = override.key.split(".")
+def _apply(tree: Tree, key: str, value: Any) -> None:
     node: Any = tree
-    for depth, name in enumerate([*path, last]):
-        prefix = "".join(f"{p}." for p in path[:depth])
-        known = [f.name for f in fields(node)] if is_dataclass(node) else []
-        if name not in known:
-            raise ConfigError(f"{override.key}: no such key{nearest(name, known, prefix)}")
-        if depth < len(path):
-            node = getattr(node, name)
-    hint = typing.get_type_hints(type(node))[last]
-    setattr(node, last, convert(override.key, override.value, hint))
+    *path, last = key.split(".")
+    for depth, name in enumerate(path):
+        _check_name(node, key, name, path[:depth])
+        node = getattr(node, name)
+    _assign(node, key, last, value, path)
+
+
+def _assign(node: Any, key: str, name: str, value: Any, path: list[str]) -> None:
+    """Give `name` of the section `node` a value; a dictionary for a section leaves its other keys alone."""
+    _check_name(node, key, name, path)
+    section = getattr(node, name)
+    if not is_dataclass(section):
+        setattr(node, name, convert(key, value, typing.get_type_hints(type(node))[name]))
+    elif not isinstance(value, dict):
+        raise _wrong(key, value, "a dictionary")
+    else:
+        for inner, v in value.items():
+            _assign(section, f"{key}.{inner}", str(inner), v, [*path, name])
+
+
+def _check_name(node: Any, key: str, name: str, path: list[str]) -> None:
+    known = [f.name for f in fields(node)] if is_dataclass(node) else []
+    if name not in known:
+        raise ConfigError(f"{key}: no such key{nearest(name, known, ''.join(f'{p}.' for p in path))}")
 
 
 def convert(key: str, value: Any, hint: Any) -> Any:
@@ -136,6 +150,10 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _wrong(key: str, value: Any, wanted: str) -> ConfigError:
+    """Lists, dictionaries and what stands in their place are not shown: a secret may be inside."""
+    if isinstance(value, list | dict) or wanted.startswith(("a list", "a dictionary")):
+        found = {list: "a list", dict: "a dictionary", type(None): "null"}.get(type(value), "a single value")
+        return ConfigError(f"{key}: {wanted} is wanted, not {found}")
     return ConfigError(f"{key}={_shown(key, value)}: {wanted} is wanted")
 
 
@@ -148,11 +166,10 @@ def parse_words(words: Iterable[str]) -> list[Override]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"{word}: key=value is wanted")
+            raise ConfigError(f"{key or '='}: key=value is wanted")
         if key[0] in "+~":
             raise ConfigError(f"{key}: keys can neither be added nor removed here")
-        value = text if key in GROUPS else parse_value(key, text)
-        found.append(Override(key, value))
+        found.append(Override(key, parse_value(key, text)))
     return found
 
 
@@ -181,12 +198,23 @@ def take_secrets_out(overrides: Iterable[Override]) -> tuple[list[Override], dic
             return [referred(v, path, (*at, str(i))) for i, v in enumerate(value)]
         if not (value and isinstance(value, str) and is_secret(path)):
             return value
-        name = "NYDUS_" + "_".join("".join(c if c.isalnum() and c.isascii() else "_" for c in p) for p in at).upper()
+        name = _variable(at, value, environment)
         environment[name] = value
         return Reference(name)
 
     shown = []
     for o in overrides:
         path = tuple(o.key.split("."))
-        shown.append(o if o.key in GROUPS else Override(o.key, referred(o.value, path, path)))
+        shown.append(Override(o.key, referred(o.value, path, path)))
     return shown, environment
+
+
+def _variable(at: Sequence[str], value: str, taken: Mapping[str, str]) -> str:
+    """NYDUS_BACKEND_AUTH; a number behind it where other keys come to the same name (X-A, X_A)."""
+    words = ("".join(c if c.isalnum() and c.isascii() else "_" for c in word) for word in at)
+    name = stem = "NYDUS_" + "_".join(words).upper()
+    number = 1
+    while taken.get(name, value) != value:
+        number += 1
+        name = f"{stem}_{number}"
+    return name

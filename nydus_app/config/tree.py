@@ -33,6 +33,14 @@ class FailoverPolicy(Enum):
     flush = "flush"
 
 
+class DataPath(Enum):
+    """Who answers reads: the kernel's EROFS over device files, or FUSE; auto takes EROFS where it can."""
+
+    auto = "auto"
+    erofs = "erofs"
+    fuse = "fuse"
+
+
 class RafsMode(Enum):
     """Accepted for old files; metadata is always read from the mapped bootstrap."""
 
@@ -56,6 +64,7 @@ class Fuse:
 
     threads: int = 4  # decode and I/O threads, 1..1024
     failover_policy: FailoverPolicy = FailoverPolicy.resend
+    data_path: DataPath = DataPath.auto
     writable: bool = False  # mount read-write (the image itself stays read-only)
 
 

@@ -11,18 +11,19 @@ Concurrency: all state belongs to the trio thread; the API's thread comes in thr
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import trio
 
 from nydus_app.daemon import notify
+from nydus_app.daemon.attachment import Attachment, clear_left_behind
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
-from nydus_app.daemon.state import Action, Event, State, StateMachine
+from nydus_app.daemon.state import Event, State, StateMachine
 from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import FileSystem
-from nydus_app.linux.fuse_device import FuseDevice, clear_dead_mount, mount_fuse
+from nydus_app.linux.fuse_device import FuseDevice
 from nydus_app.transports.port import Transport
 
 log = logging.getLogger("nydus.daemon")
@@ -48,26 +49,22 @@ def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
 
 
 class FuseDaemon:
-    """Serves `filesystem` at `mountpoint`; owns and closes it.
+    """Serves an attachment's file system, and closes it.
 
-    `views` are the configurations to show by the API, by virtual mountpoint, free of secrets.
+    `views` are the mounts to show by the API: their configurations are free of secrets.
     """
 
     def __init__(
         self,
-        filesystem: FileSystem,
+        attachment: Attachment,
         *,
-        mountpoint: str,
-        writable: bool,
         make_transport: MakeTransport,
         serve_api: ServeApi | None,
-        views: Mapping[str, Mapping[str, object]],
+        views: Sequence[MountInfo],
         id: str | None = None,
         supervisor: str | None = None,
     ) -> None:
-        self._fs = filesystem
-        self._mountpoint = mountpoint
-        self._writable = writable
+        self._attachment = attachment
         self._make_transport = make_transport
         self._serve_api = serve_api
         self._views = views
@@ -102,54 +99,54 @@ class FuseDaemon:
         with trio.open_signal_receiver(*_ending_signals()) as signals:
             try:
                 device = self._mount()
-            except BaseException:
-                self._fs.close()
-                raise
-            try:
-                await self._serve(device, signals)
+                try:
+                    await self._serve(device, signals)
+                finally:
+                    device.close()
             except* NydusError as group:
                 # One error ends the daemon; which nursery it passed is of no interest to a person.
                 self._failure = _first(group)
             finally:
-                device.close()
-                self._fs.close()
+                self._attachment.filesystem.close()
         if self._failure is not None:
             raise self._failure
 
     def _mount(self) -> FuseDevice:
-        if clear_dead_mount(self._mountpoint):
-            log.warning("%s: removed the mount of a daemon that is gone", self._mountpoint)
-        device = mount_fuse(self._mountpoint, writable=self._writable)
+        mountpoint = self._attachment.mountpoint
+        if clear_left_behind(mountpoint):
+            log.warning("%s: removed the mount of a daemon that is gone", mountpoint)
+        device = self._attachment.mount()
         self._machine.fire(Event.MOUNT)
-        self._mounts = [MountInfo("Rafs", path, utc_now(), view) for path, view in self._views.items()]
         return device
 
-    async def _serve(self, device: FuseDevice, signals) -> None:  # type: ignore[no-untyped-def]
+    async def _serve(self, device: FuseDevice, signals: AsyncIterator[int]) -> None:
         try:
-            transport = self._make_transport(self._fs, device)
+            transport = self._make_transport(self._attachment.filesystem, device)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._stop_on_signal, signals)
-                    nursery.start_soon(self._run_transport, transport, device)
+                    nursery.start_soon(self._run_transport, transport)
                     try:
                         await self._be_ready(device)
                     finally:
-                        await self._unmount(device)
+                        await self._withdraw()
                     nursery.cancel_scope.cancel()
             finally:
                 transport.close()
         finally:
-            device.unmount()
+            self._attachment.withdraw()
 
     async def _be_ready(self, device: FuseDevice) -> None:
         # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
         await trio.to_thread.run_sync(os.statvfs, device.mountpoint, abandon_on_cancel=True)
         device.raise_read_ahead()
+        await trio.to_thread.run_sync(self._attachment.expose, self._unmounted)
+        self._mounts = [view._replace(mounted_time=utc_now()) for view in self._views]
         self._machine.fire(Event.START)
         async with AsyncExitStack() as stack:
             if self._serve_api is not None:
                 await stack.enter_async_context(self._serve_api(self))
-            log.info("serving at %s", self._mountpoint)
+            log.info("serving at %s", self._attachment.mountpoint)
             notify.ready()
             await self._stopping.wait()
             notify.stopping()
@@ -160,23 +157,26 @@ class FuseDaemon:
         while self._machine.state in (State.RUNNING, State.READY):
             self._machine.fire(Event.STOP)
 
-    async def _stop_on_signal(self, signals) -> None:  # type: ignore[no-untyped-def]
+    async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             log.info("%s: unmounting", signal.Signals(number).name)
             self._stopping.set()
 
-    async def _run_transport(self, transport: Transport, device: FuseDevice) -> None:
+    def _unmounted(self) -> None:
+        if not self._stopping.is_set():
+            log.info("%s was unmounted", self._attachment.mountpoint)
+        self._stopping.set()
+
+    async def _run_transport(self, transport: Transport) -> None:
         """The end of the transport is the end of the daemon, whatever ended it."""
         try:
             await transport.serve()
         except Exception as e:
             self._failure = e
             log.exception("the FUSE session failed")
-        if not self._stopping.is_set():
-            log.info("%s was unmounted", self._mountpoint)
-        self._stopping.set()
+        self._unmounted()
 
-    async def _unmount(self, device: FuseDevice) -> None:
-        """In a thread and while requests are still answered: the helper may look at the mount."""
+    async def _withdraw(self) -> None:
+        """In a thread and while requests are still answered: unmounting may ask for some."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + UNMOUNT_DEADLINE_S):
-            await trio.to_thread.run_sync(device.unmount, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._attachment.withdraw, abandon_on_cancel=True)

@@ -14,6 +14,8 @@ class MountInfo(NamedTuple):
     mountpoint: str
     mounted_time: str
     config: Mapping[str, object] | None
+    data_path: str  # erofs or fuse
+    data_path_reason: str | None  # why the kernel's EROFS does not serve it
 
 
 class DaemonInfo(NamedTuple):

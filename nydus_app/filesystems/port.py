@@ -69,6 +69,10 @@ class FileSystem(Protocol):
         """Check that a regular file may be opened for reading."""
         ...
 
+    def release(self, ino: int) -> None:
+        """The kernel has closed what it opened once."""
+        ...
+
     async def read(self, ino: int, offset: int, size: int) -> Buffer:
         """Up to `size` bytes, fewer only at the end of the file."""
         ...

@@ -99,6 +99,9 @@ class RafsFileSystem:
         if not stat.S_ISREG(self._bootstrap.inode(ino).mode):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
+    def release(self, ino: int) -> None:
+        """Nothing is kept for an open file."""
+
     async def read(self, ino: int, offset: int, size: int) -> Buffer:
         inode = self._bootstrap.inode(ino)
         end = min(offset + size, inode.size)

@@ -85,6 +85,10 @@ class Vfs:
         _, fs, own = self._resolve(ino)
         fs.open(own)
 
+    def release(self, ino: int) -> None:
+        _, fs, own = self._resolve(ino)
+        fs.release(own)
+
     async def read(self, ino: int, offset: int, size: int) -> Buffer:
         _, fs, own = self._resolve(ino)
         return await fs.read(own, offset, size)

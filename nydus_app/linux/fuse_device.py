@@ -147,7 +147,7 @@ def _fusermount(*args: str, comm: socket.socket | None = None) -> str | None:
 def clear_dead_mount(mountpoint: str) -> bool:
     """Unmount what a FUSE daemon that is gone left at `mountpoint`; True if there was anything."""
     cleared = False
-    while _is_dead(mountpoint):
+    while is_dead(mountpoint):
         try:
             unmount(mountpoint, MNT_DETACH)
         except PermissionError:
@@ -159,9 +159,10 @@ def clear_dead_mount(mountpoint: str) -> bool:
     return cleared
 
 
-def _is_dead(mountpoint: str) -> bool:
+def is_dead(mountpoint: str) -> bool:
+    """A FUSE mount whose daemon is gone lies there. statfs is the one question never cached."""
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)
     except OSError as e:
         return e.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -8,6 +8,7 @@ import logging
 import mmap
 import os
 from contextlib import suppress
+from typing import NamedTuple
 
 import trio
 
@@ -19,8 +20,15 @@ from nydus_app.storage.blob_name import blob_file_name
 log = logging.getLogger("nydus.storage")
 
 
-def extract_bootstrap(reader: BlobReader, blob_id: str, work_dir: str | None) -> Buffer | None:
-    """The bootstrap inside the blob, mapped from `work_dir` (from memory where that is None).
+class InlineBootstrap(NamedTuple):
+    """`path` is the file that `content` is mapped from, None if it is in memory."""
+
+    path: str | None
+    content: Buffer
+
+
+def extract_bootstrap(reader: BlobReader, blob_id: str, work_dir: str | None) -> InlineBootstrap | None:
+    """The bootstrap inside the blob, kept in `work_dir` unless that is None.
 
     None: the blob carries none. Closes `reader`. Raises InvalidImage, BackendError.
     """
@@ -28,8 +36,10 @@ def extract_bootstrap(reader: BlobReader, blob_id: str, work_dir: str | None) ->
         content = trio.run(_read_bootstrap, reader)
     finally:
         reader.close()
-    if content is None or work_dir is None:
-        return content
+    if content is None:
+        return None
+    if work_dir is None:
+        return InlineBootstrap(None, content)
     return _keep(os.path.join(work_dir, f"{blob_file_name(blob_id)}.image.boot"), content)
 
 
@@ -45,7 +55,7 @@ async def _read_bootstrap(reader: BlobReader) -> Buffer | None:
     return content
 
 
-def _keep(path: str, content: Buffer) -> Buffer:
+def _keep(path: str, content: Buffer) -> InlineBootstrap:
     """Written under another name and renamed: a running daemon may have the old one mapped."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
@@ -53,9 +63,9 @@ def _keep(path: str, content: Buffer) -> Buffer:
             f.write(content)
             f.flush()
             os.replace(temporary, path)
-            return memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ))
+            return InlineBootstrap(path, memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)))
     except OSError as e:
         log.warning("%s is not kept: %s", path, e.strerror)
         with suppress(OSError):
             os.unlink(temporary)
-        return content
+        return InlineBootstrap(None, content)

@@ -91,7 +91,7 @@ class _Handlers(pyfuse3.Operations):  # type: ignore[misc]
 
     @guarded
     async def release(self, handle: int) -> None:
-        return
+        self._fs.release(self._ino(handle))
 
     @guarded
     async def opendir(self, node: int, ctx: Any) -> int:

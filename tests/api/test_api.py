@@ -24,7 +24,7 @@ class Remembering:
 
     def info(self) -> DaemonInfo:
         self.threads.add(threading.get_ident())
-        mount = MountInfo("Rafs", "/", "2026-01-02 03:04:05.678901 +00:00:00", {"version": 2})
+        mount = MountInfo("Rafs", "/", "2026-01-02 03:04:05.678901 +00:00:00", {"version": 2}, "fuse", "v5")
         return DaemonInfo(None, None, self.state, (mount,))
 
     def set_log_level(self, name: str) -> None:
@@ -60,7 +60,7 @@ def test_what_a_daemon_tells(tmp_path: Path) -> None:
         assert list(info) == ["version", "id", "supervisor", "state", "backend_collection"]
         assert list(info["version"]) == ["package_ver", "git_commit", "build_time", "profile", "rustc"]
         assert info["state"] == "RUNNING"
-        assert list(info["backend_collection"]["/"]) == ["backend_type", "mountpoint", "mounted_time", "config"]
+        assert list(info["backend_collection"]["/"]) == ["backend_type", "mountpoint", "mounted_time", "config", "data_path", "data_path_reason"]
 
     served(tmp_path, daemon, client)
     assert daemon.threads == {threading.get_ident()}

@@ -1,0 +1,64 @@
+"""The kernel's EROFS over device files: warm data and metadata never meet this process.
+
+mount(2) with `device=` takes plain files since Linux 6.12 (file-backed mounts); before, and without
+CAP_SYS_ADMIN, the FUSE file system serves the image.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from nydus_app.errors import MountError
+from nydus_app.linux.mount import (
+    MNT_DETACH,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    mount,
+    mounts_at,
+    unmount,
+)
+
+FIRST_KERNEL = (6, 12)
+
+
+def why_not() -> str | None:
+    """Why this kernel cannot, in one phrase; None where it can."""
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if match is None or (int(match[1]), int(match[2])) < FIRST_KERNEL:
+        return f"Linux {os.uname().release} cannot mount EROFS from files (6.12 can)"
+    if os.geteuid() != 0:
+        return "mounting EROFS needs root"
+    with open("/proc/filesystems", encoding="ascii") as f:
+        if not any(line.split()[-1] == "erofs" for line in f):
+            return "this kernel has no EROFS (modprobe erofs)"
+    return None
+
+
+class ErofsMount:
+    """`bootstrap` mounted at `mountpoint`, its device slots in the order of `devices`."""
+
+    def __init__(self, mountpoint: str, bootstrap: str, devices: Sequence[str]) -> None:
+        self._mountpoint = mountpoint
+        self._bootstrap = bootstrap
+        self._devices = devices
+        self._device: str | None = None
+
+    def mount(self) -> None:
+        """Blocks while the kernel opens the devices: never on the thread that serves them."""
+        options = ",".join(f"device={d}" for d in self._devices)
+        try:
+            flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME
+            mount(self._bootstrap, self._mountpoint, "erofs", flags, options)
+        except OSError as e:
+            raise MountError(f"cannot mount EROFS at {self._mountpoint}: {e.strerror}") from None
+        self._device = mounts_at(self._mountpoint)[-1].device
+
+    def is_mounted(self) -> bool:
+        return self._device is not None and any(m.device == self._device for m in mounts_at(self._mountpoint))
+
+    def unmount(self) -> None:
+        """Lazily; nothing happens where it is gone."""
+        if self.is_mounted():
+            unmount(self._mountpoint, MNT_DETACH)
