@@ -202,14 +202,14 @@ def _truncated(path: Path) -> Path:
 
 
 FAILING_STARTS: dict[str, Callable[[dict], None]] = {
-    "no such bootstrap": lambda s: s.update(bootstrap="/nonexistent/boot"),
+    "no such bootstrap": lambda s: s.update(bootstrap=str(s["tmp"] / "gone/boot")),
     "the bootstrap is a directory": lambda s: s.update(bootstrap=str(s["tmp"])),
     "the bootstrap is empty": lambda s: s.update(bootstrap=_file(s, "empty", b"")),
     "the bootstrap is noise": lambda s: s.update(bootstrap=_file(s, "noise", os.urandom(9000))),
     "the bootstrap is cut": lambda s: s.update(bootstrap=_file(s, "cut", s["boot"].read_bytes()[:1500])),
-    "no such mountpoint": lambda s: s.update(mountpoint="/nonexistent/mnt"),
+    "no such mountpoint": lambda s: s.update(mountpoint=str(s["tmp"] / "gone/mnt")),
     "the mountpoint is a file": lambda s: s.update(mountpoint=_file(s, "plain", b"")),
-    "no such configuration": lambda s: s.update(config="/nonexistent/c.json"),
+    "no such configuration": lambda s: s.update(config=str(s["tmp"] / "gone/c.json")),
     "the configuration is cut": lambda s: s.update(config=_file(s, "c.json", b'{"device": {"backend"')),
     "the configuration is a directory": lambda s: s.update(config=str(s["tmp"])),
     "the configuration has no backend": lambda s: s.update(config=_file(s, "c.json", b'{"device":{},"mode":"direct"}')),
@@ -222,10 +222,10 @@ FAILING_STARTS: dict[str, Callable[[dict], None]] = {
         s, cache={"type": "blobcache", "config": {"work_dir": _file(s, "plain", b"")}}
     ),
     "the cache has no configuration": lambda s: _config(s, cache={"type": "blobcache"}),
-    "the API socket's directory is missing": lambda s: s.update(extra=["--apisock", "/nonexistent/api.sock"]),
+    "the API socket's directory is missing": lambda s: s.update(extra=["--apisock", str(s["tmp"] / "gone/api.sock")]),
     "the API socket is a directory": lambda s: s.update(extra=["--apisock", str(s["tmp"])]),
-    "the log's directory is missing": lambda s: s.update(extra=["--log-file", "/nonexistent/dir/log"]),
-    "the prefetch list is missing": lambda s: s.update(extra=["--prefetch-files", "/nonexistent/list"]),
+    "the log's directory is missing": lambda s: s.update(extra=["--log-file", str(s["tmp"] / "gone/dir/log")]),
+    "the prefetch list is missing": lambda s: s.update(extra=["--prefetch-files", str(s["tmp"] / "gone/list")]),
     "the log rotation is no number": lambda s: s.update(extra=["--log-rotation-size", "x"]),
     "a flag is unknown": lambda s: s.update(extra=["--mountpiont", "/mnt"]),
 }

@@ -77,7 +77,7 @@ def test_a_mount_that_fails_says_why(overrides: list[str], tmp_path: Path) -> No
         with nydus_app.mount(*overrides, "backend.dri=/x", mountpoint=tmp_path):
             pass
     with pytest.raises(MountError, match="No such file"):
-        with nydus_app.mount(*overrides, "bootstrap=/nonexistent", mountpoint=tmp_path):
+        with nydus_app.mount(*overrides, f"bootstrap='{tmp_path}/gone'", mountpoint=tmp_path):
             pass
 
 
