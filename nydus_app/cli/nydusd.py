@@ -46,9 +46,10 @@ def recipe(overrides: Sequence[Override]) -> str:
 
 
 def version_text() -> str:
+    """As nydusd prints it: the carriage return makes `Version:` begin a line for those who look for it."""
     python = ".".join(map(str, sys.version_info[:3]))
     return (
-        f"nydusd Version: \t{COMPATIBLE_WITH}\nGit Commit: \tnydus-app-{__version__}\nBuild Time: \tunknown\n"
+        f"nydusd \rVersion: \t{COMPATIBLE_WITH}\nGit Commit: \tnydus-app-{__version__}\nBuild Time: \tunknown\n"
         f"Profile: \trelease\nRustc: \t\tnone, Python {python}\n"
     )
 
@@ -57,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         parsed = parse(arguments)
     except UsageError as e:
-        print(f"error: {e} (see nydusd --help)", file=sys.stderr)
+        print(f"error: {' '.join(str(e).split())} (see nydusd --help)", file=sys.stderr)
         return e.exit_code
     if parsed.wants == "help":
         print(help_text(parsed.command))
