@@ -22,8 +22,22 @@ BATCH_SIZE = 0x100000
 REQUIRED: Any = object()
 NAMED_IN_WARNING = 20
 
-_TYPES = {str: "a string", bool: "a boolean", int: "a whole number", list: "an array", dict: "an object", float: "a fraction"}
-_BITS = {"version": 32, "timeout": 32, "connect_timeout": 32, "retry_limit": 8, "bandwidth_limit": 32, "bandwidth_rate": 32}
+_TYPES = {
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a fraction",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
+_BITS = {
+    "version": 32,
+    "timeout": 32,
+    "connect_timeout": 32,
+    "retry_limit": 8,
+    "bandwidth_limit": 32,
+    "bandwidth_rate": 32,
+}
 """Widths of the numbers that are narrower than 64 bits in nydusd."""
 
 
@@ -107,7 +121,7 @@ class _Section:
         """None where the key is absent or null."""
         return None if self.get(key, dict, None) is None else self.section(key)
 
-    def sections(self, key: str) -> "list[_Section]":
+    def sections(self, key: str) -> list["_Section"]:
         found = self.get(key, list, [])
         if not all(isinstance(v, dict) for v in found):
             raise _Misfit(f"`{self._full(key)}` must be an array of objects")
@@ -127,9 +141,9 @@ class _Section:
 
 
 def _kind_of(value: Any) -> str:
-    for kind in (bool, int, str, list, dict, float):
+    for kind, name in _TYPES.items():  # a bool is an int, too, and comes first
         if isinstance(value, kind):
-            return _TYPES[kind]
+            return name
     return "null" if value is None else "a date"
 
 

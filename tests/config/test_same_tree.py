@@ -66,12 +66,13 @@ def legacy(r: random.Random) -> dict:
 def version_2(r: random.Random) -> dict:
     kind, config = backend(r)
     data: dict = {"version": 2, "id": text(r), "backend": {"type": kind, kind: config}}
+    data["cache"] = r.choice([{"type": ""}, {"type": "filecache", "filecache": {"work_dir": text(r)}}])
+    data["cache"]["validate"] = r.random() < 0.5
+    if r.random() < 0.5:
+        data["cache"]["prefetch"] = prefetch(r, legacy=False)
+    data["rafs"] = {"mode": "direct"}
     if r.random() < 0.7:
-        data["cache"] = {"type": "filecache", "validate": r.random() < 0.5, "filecache": {"work_dir": text(r)}}
-        if r.random() < 0.5:
-            data["cache"]["prefetch"] = prefetch(r, legacy=False)
-    if r.random() < 0.7:
-        data["rafs"] = {"mode": "direct", "batch_size": r.randint(0, 1 << 28), "prefetch": prefetch(r, legacy=False)}
+        data["rafs"] |= {"batch_size": r.randint(0, 1 << 28), "prefetch": prefetch(r, legacy=False)}
     return data
 
 
