@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from mounting import Mounts, sweep
+from mounting import Mounts, sweep, sweep_dead
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,7 +80,7 @@ def _loggers_as_before() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _no_stale_mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Mounts of an earlier run that was killed would hang whoever walks its directory."""
-    base = tmp_path_factory.getbasetemp().parent
-    sweep(base)
+    base = tmp_path_factory.getbasetemp()
+    sweep_dead(base.parent)
     yield
     sweep(base)

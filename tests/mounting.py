@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nydus_app.daemon.attachment import private_dir
+from nydus_app.linux.fuse_device import is_dead
 from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
 from nydus_app.linux.mount import mounts as mount_table
 
@@ -44,6 +45,15 @@ def sweep(below: Path) -> None:
     """Unmount everything below a directory, and the device mounts that belong to it."""
     for mount in reversed(list(mount_table())):
         if mount.path.startswith(f"{below}/"):
+            unmount(mount.path, MNT_DETACH)
+            if mounts_at(private_dir(mount.path)):
+                unmount(private_dir(mount.path), MNT_DETACH)
+
+
+def sweep_dead(below: Path) -> None:
+    """Unmount what killed runs left; running ones are left alone."""
+    for mount in reversed(list(mount_table())):
+        if mount.path.startswith(f"{below}/") and (is_dead(mount.path) or is_dead(private_dir(mount.path))):
             unmount(mount.path, MNT_DETACH)
             if mounts_at(private_dir(mount.path)):
                 unmount(private_dir(mount.path), MNT_DETACH)
