@@ -106,6 +106,7 @@ class Image(NamedTuple):
     path: str | None
     bootstrap: Bootstrap
     indexes: Sequence[ChunkIndex]
+    caches: Sequence[ChunkCache]
     device: Device
 
     def close(self) -> None:
@@ -149,10 +150,10 @@ def open_image(tree: Tree) -> Image:
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
-    device = Device([_build_cache(tree, b, r, i, workers) for b, r, i in rows])
+    caches = [_build_cache(tree, b, r, i, workers) for b, r, i in rows]
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
-    return Image(path, bootstrap, indexes, device)
+    return Image(path, bootstrap, indexes, caches, Device(caches))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:
@@ -204,9 +205,9 @@ def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
 
 def _devices(image: Image) -> BlobDevices:
     spaces = []
-    for blob, index in zip(image.bootstrap.blobs, image.indexes, strict=True):
+    for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
         assert isinstance(index, CompressionInfoIndex)
-        spaces.append(AddressSpace(blob, index, image.device))
+        spaces.append(AddressSpace(blob, index, cache))
     return BlobDevices(spaces, image.close)
 
 

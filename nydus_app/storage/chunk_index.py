@@ -116,10 +116,14 @@ class CompressionInfoIndex:
         assert self._table is not None
         return len(self._table)
 
-    def place(self, index: int) -> int:
+    def start_of(self, index: int) -> int:
         """Uncompressed offset of a chunk, ascending with its index."""
+        return self.extent_of(index)[0]
+
+    def extent_of(self, index: int) -> tuple[int, int]:
+        """Uncompressed offset and size of a chunk."""
         assert self._table is not None
-        return self._table.chunk(index).uncompressed_offset
+        return self._table.extent(index)
 
     def chunk(self, index: int) -> Chunk:
         """The located chunk, with its digest where the bootstrap has a record of it."""

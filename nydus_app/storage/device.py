@@ -34,7 +34,7 @@ class Device:
         """Decoded data of chunks that were not ready, by (blob index, chunk index)."""
         cold: dict[int, dict[int, Chunk]] = {}
         for s in segments:
-            if not self._caches[s.chunk.blob_index].is_ready(s.chunk):
+            if not self._caches[s.chunk.blob_index].is_ready(s.chunk.index):
                 cold.setdefault(s.chunk.blob_index, {})[s.chunk.index] = s.chunk
         decoded: dict[tuple[int, int], memoryview] = {}
         for blob_index, chunks in cold.items():
@@ -43,18 +43,8 @@ class Device:
         return decoded
 
     async def _pread_run(self, run: Segment) -> Buffer:
-        """Bytes of ready chunks, without a thread where the page cache has them."""
-        fd, start = self._caches[run.chunk.blob_index].place(run.chunk)
-        buffer = bytearray(run.size)
-        try:
-            done = os.preadv(fd, [buffer], start + run.offset, os.RWF_NOWAIT)
-        except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
-                raise CacheError(f"cache file: {e.strerror}") from None
-            done = 0
-        if done == run.size:
-            return buffer
-        return await trio.to_thread.run_sync(_pread_all, fd, run.size, start + run.offset)
+        fd = self._caches[run.chunk.blob_index].data_fd()
+        return await pread_ready(fd, run.size, run.chunk.uncompressed_offset + run.offset)
 
     def close(self) -> None:
         for cache in self._caches:
@@ -88,6 +78,20 @@ def _continues(run: Segment, s: Segment) -> bool:
         run.chunk.blob_index == s.chunk.blob_index
         and run.chunk.uncompressed_offset + run.offset + run.size == s.chunk.uncompressed_offset + s.offset
     )
+
+
+async def pread_ready(fd: int, size: int, offset: int) -> Buffer:
+    """`size` bytes of a cache file, without a thread where the page cache has them. Raises CacheError."""
+    buffer = bytearray(size)
+    try:
+        done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError as e:
+        if e.errno not in (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL):
+            raise CacheError(f"cache file: {e.strerror}") from None
+        done = 0
+    if done == size:
+        return buffer
+    return await trio.to_thread.run_sync(_pread_all, fd, size, offset)
 
 
 def _pread_all(fd: int, size: int, offset: int) -> bytes:

@@ -49,7 +49,7 @@ class ChunkFetcher:
         self._inflight: InFlight[Buffer] = InFlight()
 
     async def fetch(
-        self, chunks: Sequence[Chunk], ahead: Iterable[Chunk], is_ready: Callable[[Chunk], bool]
+        self, chunks: Sequence[Chunk], ahead: Iterable[Chunk], is_ready: Callable[[int], bool]
     ) -> Mapping[int, Buffer]:
         """Decoded data of those `chunks` that were not ready; raises the first error among them.
 
@@ -57,7 +57,7 @@ class ChunkFetcher:
         """
         await self.index.load()
         got: dict[int, Buffer] = {}
-        missing = {c.index: self.index.locate(c) for c in chunks if not is_ready(c)}
+        missing = {c.index: self.index.locate(c) for c in chunks if not is_ready(c.index)}
         while missing:
             theirs = {i: f for i in missing if (f := self._inflight.get(i)) is not None}
             mine = [c for i, c in missing.items() if i not in theirs]
@@ -68,21 +68,21 @@ class ChunkFetcher:
                     if flight.error is not None:
                         raise flight.error
                     got[i] = flight.result  # type: ignore[assignment]
-            missing = {i: c for i, c in missing.items() if i not in got and not is_ready(c)}
+            missing = {i: c for i, c in missing.items() if i not in got and not is_ready(i)}
         return got
 
     async def _fetch_mine(
         self,
         wanted: Sequence[Chunk],
         ahead: Iterable[Chunk],
-        is_ready: Callable[[Chunk], bool],
+        is_ready: Callable[[int], bool],
         got: dict[int, Buffer],
     ) -> None:
         last = max(wanted, key=lambda c: c.compressed_offset)
         spare = (
             c
             for c in self.index.following(last, ahead)
-            if c.index not in self._inflight and not is_ready(c)
+            if c.index not in self._inflight and not is_ready(c.index)
         )
         windows = plan_windows(wanted, spare, self._batch_size)
         flights = self._inflight.claim(c.index for w in windows for c in w.chunks)

@@ -14,6 +14,7 @@ import trio.testing
 from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.cache.blobcache import BlobCache
+from nydus_app.storage.cache.data_file import open_data_file
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import RecordedIndex
@@ -210,7 +211,7 @@ def test_a_full_disk_costs_no_reader_anything(
     async def main() -> None:
         cache, origin = make()
         await read(cache, chunks()[0])
-        monkeypatch.setattr(os, "pwrite", full)
+        monkeypatch.setattr(os, "pwritev", full)
         for c in chunks():
             assert await read(cache, c) == DATA[c.index * SIZE :][:SIZE]
         monkeypatch.undo()
@@ -226,6 +227,19 @@ def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: P
         assert await read(cache, *chunks()) == DATA
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("features", [BlobFeatures(0), BlobFeatures.ALIGNED])
+def test_neighbours_written_at_once_do_not_touch_what_lies_between(tmp_path: Path, features: BlobFeatures) -> None:
+    """Small unaligned chunks (v5) lie in each other's pages; aligned ones (v6) never do."""
+    step = 4096 if features else 100
+    places = [(i * step, bytes([i + 1]) * 100) for i in range(5)]
+    file = open_data_file(str(tmp_path), "b", 5 * 4096, 5, bool(features))
+    file.write([places[2]])
+    file.write([places[i] for i in (0, 1, 3, 4)])
+    for offset, data in places:
+        assert os.pread(file.fd, 100, offset) == data
+    file.close()
 
 
 def test_cancelled_readers_leave_nothing_in_flight(make: Make) -> None:

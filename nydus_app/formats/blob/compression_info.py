@@ -16,6 +16,7 @@ CI_HEADER_SIZE = 4096
 MAGIC = 0xB10BB10B
 HEADER = Struct("<4I5QI")
 U32 = Struct("<I")
+U64 = Struct("<Q")
 V1 = Struct("<2Q")
 V2 = Struct("<3Q")
 
@@ -84,6 +85,7 @@ class ChunkTable:
             raise InvalidImage(f"blob {blob.id}: a table of {len(table)} bytes for {count} chunks")
         self._table = table
         self._blob = blob
+        self._data_size = blob.data_size
         self._count = count
 
     def __len__(self) -> int:
@@ -95,13 +97,21 @@ class ChunkTable:
             raise InvalidImage(f"blob {self._blob.id} has {self._count} chunks, {index} is none of them")
         chunk = self._decode_v2(index) if self._is_v2 else self._decode_v1(index)
         blob = self._blob
-        if chunk.compressed_offset + chunk.compressed_size > blob.data_size or not chunk.compressed_size:
+        if chunk.compressed_offset + chunk.compressed_size > self._data_size or not chunk.compressed_size:
             raise InvalidImage(f"chunk {index} lies outside of the data of blob {blob.id}")
         if chunk.uncompressed_offset + chunk.uncompressed_size > blob.uncompressed_size + PAGE - 1:
             raise InvalidImage(f"chunk {index} lies outside of the address space of blob {blob.id}")
         if not chunk.is_compressed and chunk.compressed_size != chunk.uncompressed_size:
             raise InvalidImage(f"chunk {index} of blob {blob.id} is stored, but in another size")
         return chunk
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """Uncompressed offset and size of a chunk; `index` is less than the table's length."""
+        if self._is_v2:
+            (word,) = U64.unpack_from(self._table, index * V2.size)
+            return (word & 0xFFFF_FFFF) << 12, (word >> 32 & 0xFF_FFFF) + 1
+        (word,) = U64.unpack_from(self._table, index * V1.size)
+        return word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
 
     def _decode_v1(self, index: int) -> Chunk:
         """Compressed exactly if the two sizes differ (rafs-format 8.1)."""

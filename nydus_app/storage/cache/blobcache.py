@@ -17,7 +17,7 @@ import trio
 from nydus_app.errors import CacheError, CorruptChunk, InvalidImage
 from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.data_file import DataFile, open_data_file
@@ -60,11 +60,11 @@ class BlobCache:
             blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, store=self._store
         )
 
-    def is_ready(self, chunk: Chunk) -> bool:
+    def is_ready(self, index: int) -> bool:
         file = self._file
-        if file is None or not file.is_set(chunk.index):
+        if file is None or not file.is_set(index):
             return False
-        return not self._validate or bool(self._verified[chunk.index])
+        return not self._validate or bool(self._verified[index])
 
     async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         if self._file is None and self._is_kept:
@@ -73,13 +73,13 @@ class BlobCache:
             self._check_bounds(chunk)
         if self._validate:
             await self._verify_left_behind(chunks)
-        if all(self.is_ready(c) for c in chunks):
+        if all(self.is_ready(c.index) for c in chunks):
             return {}
         return await self._fetcher.fetch(chunks, ahead, self.is_ready)
 
-    def place(self, chunk: Chunk) -> tuple[int, int]:
+    def data_fd(self) -> int:
         assert self._file is not None
-        return self._file.fd, chunk.uncompressed_offset
+        return self._file.fd
 
     def close(self) -> None:
         self._reader.close()
@@ -106,6 +106,7 @@ class BlobCache:
                     blob_file_name(blob.id),
                     blob.uncompressed_size,
                     blob.chunk_count,
+                    bool(blob.features & BlobFeatures.ALIGNED),
                 )
             except CacheError as e:
                 self._stop_keeping(str(e))
@@ -142,9 +143,9 @@ class BlobCache:
         if file is None or not self._is_kept:
             return
         try:
-            for chunk, data in chunks:
+            for chunk, _ in chunks:
                 self._check_bounds(chunk)
-                file.write(chunk.uncompressed_offset, data)
+            file.write([(chunk.uncompressed_offset, data) for chunk, data in chunks])
             for chunk, _ in chunks:
                 self._verified[chunk.index] = 1
             file.mark(chunk.index for chunk, _ in chunks)

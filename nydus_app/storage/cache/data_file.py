@@ -17,12 +17,19 @@ from nydus_app.errors import CacheError
 from nydus_app.formats import chunkmap
 from nydus_app.formats.codec.compress import Buffer
 
+PAGE = 4096
+MAX_PIECES = 1000
+"""IOV_MAX is 1024, and padding takes a place of its own."""
+
 
 class DataFile:
     """Open files of one blob. Raises CacheError from `open_data_file` only."""
 
-    def __init__(self, data_fd: int, map_fd: int, bits: bytearray, chunk_count: int) -> None:
+    def __init__(
+        self, data_fd: int, map_fd: int, bits: bytearray, chunk_count: int, *, is_aligned: bool
+    ) -> None:
         self.fd = data_fd
+        self._is_aligned = is_aligned
         self._map_fd = map_fd
         self._bits = bits
         self._count = chunk_count
@@ -31,12 +38,32 @@ class DataFile:
     def is_set(self, index: int) -> bool:
         return index < self._count and chunkmap.test_bit(self._bits, index)
 
-    def write(self, offset: int, data: Buffer) -> None:
-        """All of `data` at `offset`. Raises OSError (a full disk)."""
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(self.fd, view, offset)
-            view, offset = view[done:], offset + done
+    def write(self, pieces: Iterable[tuple[int, Buffer]]) -> None:
+        """Each (offset, data); neighbours go out in one call.
+
+        Where chunks are aligned to pages nothing lies between one's end and the next page, and zeros
+        join them; elsewhere (v5) another chunk may lie there. Raises OSError (a full disk).
+        """
+        gap = PAGE - 1 if self._is_aligned else 0
+        run: list[Buffer] = []
+        start = end = 0
+        for offset, data in pieces:
+            if not run or not end <= offset <= end + gap or len(run) >= MAX_PIECES:
+                self._write_run(start, run, end - start)
+                run, start, end = [], offset, offset
+            if offset > end:
+                run.append(bytes(offset - end))
+            run.append(data)
+            end = offset + len(data)
+        self._write_run(start, run, end - start)
+
+    def _write_run(self, offset: int, run: list[Buffer], size: int) -> None:
+        done = os.pwritev(self.fd, run, offset) if run else 0
+        if done < size:  # a signal or a nearly full disk: the rest tells which
+            rest = memoryview(b"".join(run))[done:]
+            while rest:
+                more = os.pwrite(self.fd, rest, offset + done)
+                rest, done = rest[more:], done + more
 
     def mark(self, indexes: Iterable[int]) -> None:
         """Set the bits of chunks whose data have been written. Raises OSError."""
@@ -71,7 +98,7 @@ def map_path(work_dir: str, blob_id: str) -> str:
     return old if os.path.exists(old) and not os.path.exists(current) else current
 
 
-def open_data_file(work_dir: str, blob_id: str, size: int, chunk_count: int) -> DataFile:
+def open_data_file(work_dir: str, blob_id: str, size: int, chunk_count: int, is_aligned: bool) -> DataFile:
     """Open or create the pair. Bits of a map whose data file is new or was resized mean nothing."""
     path = os.path.join(work_dir, f"{blob_id}.blob.data")
     data_fd = map_fd = -1
@@ -86,7 +113,7 @@ def open_data_file(work_dir: str, blob_id: str, size: int, chunk_count: int) -> 
     except OSError as e:
         _close(data_fd, map_fd)
         raise CacheError(f"{path}: {e.strerror}") from None
-    return DataFile(data_fd, map_fd, bits, chunk_count)
+    return DataFile(data_fd, map_fd, bits, chunk_count, is_aligned=is_aligned)
 
 
 def _read_or_create_map(fd: int, chunk_count: int) -> bytearray:

@@ -37,7 +37,7 @@ class DummyCache:
             blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, store=lambda _: None
         )
 
-    def is_ready(self, chunk: Chunk) -> bool:
+    def is_ready(self, index: int) -> bool:
         return False
 
     async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
@@ -59,7 +59,7 @@ class DummyCache:
             _, dropped = self._recent.popitem(last=False)
             self._recent_bytes -= len(dropped)
 
-    def place(self, chunk: Chunk) -> tuple[int, int]:
+    def data_fd(self) -> int:
         raise AssertionError("no chunk of a dummycache lies in a file")
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from nydus_app.formats.rafs.values import Chunk
 
 
 class ChunkCache(Protocol):
-    def is_ready(self, chunk: Chunk) -> bool:
+    def is_ready(self, index: int) -> bool:
         """The chunk lies in the data file, verified as configured. Never waits."""
         ...
 
@@ -21,8 +21,8 @@ class ChunkCache(Protocol):
         """
         ...
 
-    def place(self, chunk: Chunk) -> tuple[int, int]:
-        """Descriptor and offset of a ready chunk's uncompressed data."""
+    def data_fd(self) -> int:
+        """Descriptor of the file that holds ready chunks at their uncompressed offsets."""
         ...
 
     def close(self) -> None: ...
