@@ -26,7 +26,7 @@ from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
 from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
-from nydus_app.storage.address_space import AddressSpace
+from nydus_app.storage.address_space import AddressSpace, AlignedPlaces
 from nydus_app.storage.backend.localfs import LocalfsBackend
 from nydus_app.storage.backend.port import Backend, BlobReader
 from nydus_app.storage.blob_name import blob_file_name
@@ -207,7 +207,7 @@ def _devices(image: Image) -> BlobDevices:
     spaces = []
     for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
         assert isinstance(index, CompressionInfoIndex)
-        spaces.append(AddressSpace(blob, index, cache))
+        spaces.append(AddressSpace(AlignedPlaces(blob, index), cache))
     return BlobDevices(spaces, image.close)
 
 

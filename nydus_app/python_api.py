@@ -137,10 +137,12 @@ class _File(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = trio.run(self._fs.read, self._attr.ino, self._at, len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        start = 0
+        for part in trio.run(self._fs.read, self._attr.ino, self._at, len(buffer)):
+            buffer[start : start + len(part)] = part
+            start += len(part)
+        self._at += start
+        return start
 
 
 def open_image(*overrides: str) -> Image:

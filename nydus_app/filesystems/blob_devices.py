@@ -76,10 +76,10 @@ class BlobDevices:
         if not self._open:
             self.on_released()
 
-    async def read(self, ino: int, offset: int, size: int) -> Buffer:
+    async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
         space = self._space(ino)
         data = await space.read(offset, size)
-        if len(data) != max(0, min(size, space.size - offset)):
+        if sum(map(len, data)) != max(0, min(size, space.size - offset)):
             raise CacheError(f"device {ino - FIRST_DEVICE}: a short read at {offset}")
         return data
 

@@ -5,7 +5,7 @@ waits is a plain `def`, what may wait for a backend is `async def`. Every method
 `nydus_app.errors` or an `OSError` that carries the errno to answer with; names are bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from nydus_app.formats.codec.compress import Buffer
@@ -73,8 +73,8 @@ class FileSystem(Protocol):
         """The kernel has closed what it opened once."""
         ...
 
-    async def read(self, ino: int, offset: int, size: int) -> Buffer:
-        """Up to `size` bytes, fewer only at the end of the file."""
+    async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
+        """Up to `size` bytes in parts that follow each other, fewer bytes only at the end of the file."""
         ...
 
     def close(self) -> None: ...

@@ -6,7 +6,7 @@ Attributes are those that nydusd shows (contract 9.4), but a stored time of 0 is
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from nydus_app.errors import InvalidImage
@@ -102,11 +102,11 @@ class RafsFileSystem:
     def release(self, ino: int) -> None:
         """Nothing is kept for an open file."""
 
-    async def read(self, ino: int, offset: int, size: int) -> Buffer:
+    async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
         inode = self._bootstrap.inode(ino)
         end = min(offset + size, inode.size)
         if offset >= end:
-            return b""
+            return []
         chunk_size = self._bootstrap.chunk_size
         first, last = offset // chunk_size, (end - 1) // chunk_size
         segments, at = [], offset

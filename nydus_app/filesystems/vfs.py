@@ -6,7 +6,7 @@ the pseudo directories that lead to mounts below the root. A mount at `/` is the
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from nydus_app.errors import NydusError, Unsupported
@@ -89,7 +89,7 @@ class Vfs:
         _, fs, own = self._resolve(ino)
         fs.release(own)
 
-    async def read(self, ino: int, offset: int, size: int) -> Buffer:
+    async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
         _, fs, own = self._resolve(ino)
         return await fs.read(own, offset, size)
 

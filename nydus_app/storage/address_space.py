@@ -1,16 +1,16 @@
-"""The uncompressed address space of a RAFS v6 blob, as one file that can be read anywhere.
+"""The uncompressed address space of a blob, as one file that can be read anywhere.
 
-This is what the kernel's EROFS reads when the blob is one of its devices: chunks at their 4 KiB-aligned
-offsets, and between a chunk's end and the next block zeros, which no file shows. The cache's data
-file has the same addresses, so what is ready is one read of it, however many chunks it spans.
+This is what the kernel's EROFS reads when the blob is one of its devices: chunks at block-aligned
+addresses, and between a chunk's end and the next block zeros, which no file shows.
 """
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Blob
+from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import CompressionInfoIndex
 from nydus_app.storage.device import pread_ready
@@ -19,54 +19,44 @@ BLOCK = 4096
 
 
 class Extent(NamedTuple):
-    """Chunk `index` at [start, stop), and padding up to `end`."""
+    """Chunk `index` at addresses [start, stop), and padding up to `end`; in the cache's file it lies at `place`."""
 
     index: int
     start: int
     stop: int
     end: int
+    place: int
 
 
-class AddressSpace:
-    """One blob: `index` knows where its chunks are, `cache` holds or fetches them."""
+class Places(Protocol):
+    """Where the chunks of a blob lie in its address space of `size` bytes, a multiple of the block."""
 
-    def __init__(self, blob: Blob, index: CompressionInfoIndex, cache: ChunkCache) -> None:
+    size: int
+
+    async def load(self) -> None:
+        """Fetch what the other methods need. Raises BackendError, InvalidImage."""
+        ...
+
+    def extents(self, offset: int, end: int) -> list[Extent]:
+        """Those that cover [offset, end) without a gap. Raises InvalidImage where no chunk lies."""
+        ...
+
+    def chunk(self, index: int) -> Chunk:
+        """The located chunk, with its digest where the image has one."""
+        ...
+
+
+class AlignedPlaces:
+    """RAFS v6: the cache's file has the same addresses."""
+
+    def __init__(self, blob: Blob, index: CompressionInfoIndex) -> None:
         self._blob = blob
         self._index = index
-        self._cache = cache
+        self.load = index.load
+        self.chunk = index.chunk
         self.size = -(-blob.uncompressed_size // BLOCK) * BLOCK
 
-    async def read(self, offset: int, size: int) -> Buffer:
-        """Exactly the bytes of [offset, offset + size), cut at `self.size`.
-
-        Raises InvalidImage where no chunk lies: a hole is no zeros (law 1), and errors of the cache.
-        """
-        end = min(offset + size, self.size)
-        if offset >= end:
-            return b""
-        await self._index.load()
-        extents = self._extents(offset, end)
-        missing = [e.index for e in extents if not self._cache.is_ready(e.index)]
-        if not missing:
-            return await self._pread(offset, end)
-        decoded = await self._cache.ensure([self._index.chunk(i) for i in missing], ())
-        parts: list[Buffer] = []
-        at = offset
-        for extent in extents:
-            if (data := decoded.get(extent.index)) is None:
-                continue
-            if at < extent.start:
-                parts.append(await self._pread(at, extent.start))
-                at = extent.start
-            parts.append(memoryview(data)[at - extent.start : end - extent.start])
-            parts.append(bytes(max(0, min(extent.end, end) - max(extent.stop, at))))
-            at = min(extent.end, end)
-        if at < end:
-            parts.append(await self._pread(at, end))
-        return b"".join(parts)
-
-    def _extents(self, offset: int, end: int) -> list[Extent]:
-        """The chunks that cover [offset, end) without a gap."""
+    def extents(self, offset: int, end: int) -> list[Extent]:
         count = len(self._index)
         number = bisect_right(range(count), offset, key=self._index.start_of) - 1
         found: list[Extent] = []
@@ -75,13 +65,57 @@ class AddressSpace:
             if not 0 <= number < count:
                 raise InvalidImage(f"blob {self._blob.id} ends before its size")
             start, size = self._index.extent_of(number)
-            extent = Extent(number, start, start + size, start + -(-size // BLOCK) * BLOCK)
+            extent = Extent(number, start, start + size, start + -(-size // BLOCK) * BLOCK, start)
             if not start <= at < extent.end or (found and start != at):
                 raise InvalidImage(f"no chunk of blob {self._blob.id} lies at {at}")
             found.append(extent)
             at, number = extent.end, number + 1
         return found
 
-    async def _pread(self, start: int, end: int) -> Buffer:
-        fd = self._cache.data_fd()
-        return await pread_ready(fd, end - start, start)
+
+class AddressSpace:
+    """One blob: `places` knows where its chunks are, `cache` holds or fetches them."""
+
+    def __init__(self, places: Places, cache: ChunkCache) -> None:
+        self._places = places
+        self._cache = cache
+        self.size = places.size
+
+    async def read(self, offset: int, size: int) -> Sequence[Buffer]:
+        """Exactly the bytes of [offset, offset + size), cut at `self.size`, in parts.
+
+        Raises InvalidImage where no chunk lies: a hole is no zeros (law 1), and errors of the cache.
+        """
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return []
+        await self._places.load()
+        extents = self._places.extents(offset, end)
+        missing = [e.index for e in extents if not self._cache.is_ready(e.index)]
+        decoded = await self._cache.ensure([self._places.chunk(i) for i in missing], ()) if missing else {}
+        parts: list[Buffer] = []
+        at = offset
+        for run in _runs(extents, decoded.keys()):
+            first, last = run[0], run[-1]
+            stop = min(last.stop, end)
+            if (data := decoded.get(first.index)) is not None:
+                parts.append(memoryview(data)[at - first.start : stop - first.start])
+            elif at < stop:
+                parts.append(await pread_ready(self._cache.data_fd(), stop - at, first.place + at - first.start))
+            if (padding := min(last.end, end) - max(stop, at)) > 0:
+                parts.append(bytes(padding))
+            at = last.end
+        return parts
+
+
+def _runs(extents: Sequence[Extent], decoded: Collection[int]) -> Iterator[list[Extent]]:
+    """Extents that continue each other in the cache's file as they do here; what was decoded stands alone."""
+    run: list[Extent] = []
+    for e in extents:
+        if run and (
+            e.index in decoded or run[-1].index in decoded or e.place - run[-1].place != e.start - run[-1].start
+        ):
+            yield run
+            run = []
+        run.append(e)
+    yield run

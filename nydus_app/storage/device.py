@@ -18,17 +18,16 @@ class Device:
     def __init__(self, caches: Sequence[ChunkCache]) -> None:
         self._caches = caches
 
-    async def read(self, segments: Sequence[Segment], ahead: Iterable[Chunk] = ()) -> Buffer:
-        """The segments' bytes, joined: all of them, or an error of `nydus_app.errors`.
+    async def read(self, segments: Sequence[Segment], ahead: Iterable[Chunk] = ()) -> Sequence[Buffer]:
+        """The segments' bytes: all of them, or an error of `nydus_app.errors`.
 
         `ahead` is looked at only when something has to be fetched.
         """
         decoded = await self._ensure(segments, ahead)
-        parts = [
+        return [
             decoded[at][s.offset : s.offset + s.size] if at in decoded else await self._pread_run(s)
             for at, s in _runs(segments, decoded)
         ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _ensure(self, segments: Sequence[Segment], ahead: Iterable[Chunk]) -> Mapping[tuple[int, int], memoryview]:
         """Decoded data of chunks that were not ready, by (blob index, chunk index)."""

@@ -87,7 +87,8 @@ class _Handlers(pyfuse3.Operations):  # type: ignore[misc]
 
     @guarded
     async def read(self, handle: int, offset: int, size: int) -> Any:
-        return await self._fs.read(self._ino(handle), offset, size)
+        parts = await self._fs.read(self._ino(handle), offset, size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     @guarded
     async def release(self, handle: int) -> None:

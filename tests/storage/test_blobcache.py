@@ -82,7 +82,8 @@ def make(tmp_path: Path) -> Make:
 
 
 async def read(cache: ChunkCache, *wanted: Chunk) -> bytes:
-    return bytes(await Device([cache]).read([Segment(c, 0, SIZE) for c in wanted], chunks()[wanted[-1].index + 1 :]))
+    ahead = chunks()[wanted[-1].index + 1 :]
+    return b"".join(await Device([cache]).read([Segment(c, 0, SIZE) for c in wanted], ahead))
 
 
 @pytest.mark.parametrize("kind", ["blobcache", "dummycache"])
