@@ -29,6 +29,7 @@ from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
 from nydus_app.storage.address_space import AddressSpace, AlignedPlaces
 from nydus_app.storage.backend.localfs import LocalfsBackend
 from nydus_app.storage.backend.port import Backend, BlobReader
+from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.dummycache import DummyCache
@@ -119,16 +120,22 @@ def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReade
         return RecordedIndex(blob)
     keeps = isinstance(tree.cache, Blobcache)
     kept = os.path.join(tree.cache.work_dir, f"{blob_file_name(blob.id)}.blob.meta") if keeps else None
-    return CompressionInfoIndex(blob, reader, kept, partial(bootstrap.blob_chunk, blob.index))
+    return CompressionInfoIndex(blob, reader, kept, partial(bootstrap.chunk_record, blob.index))
 
 
 def _build_cache(
-    tree: Tree, blob: Blob, reader: BlobReader, index: ChunkIndex, workers: trio.CapacityLimiter
+    tree: Tree,
+    blob: Blob,
+    reader: BlobReader,
+    index: ChunkIndex,
+    workers: trio.CapacityLimiter,
+    background: Background,
 ) -> ChunkCache:
     common = {
         "validate": tree.cache.validate or tree.rafs.validate,
         "batch_size": tree.rafs.batch_size,
         "workers": workers,
+        "background": background,
     }
     # v5 images without an extended blob table do not say how many chunks to keep a map of.
     if isinstance(tree.cache, Blobcache) and blob.chunk_count:
@@ -150,10 +157,11 @@ def open_image(tree: Tree) -> Image:
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
-    caches = [_build_cache(tree, b, r, i, workers) for b, r, i in rows]
+    background = Background()
+    caches = [_build_cache(tree, b, r, i, workers, background) for b, r, i in rows]
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
-    return Image(path, bootstrap, indexes, caches, Device(caches))
+    return Image(path, bootstrap, indexes, caches, Device(caches, background))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:
@@ -208,7 +216,7 @@ def _devices(image: Image) -> BlobDevices:
     for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
         assert isinstance(index, CompressionInfoIndex)
         spaces.append(AddressSpace(AlignedPlaces(blob, index), cache))
-    return BlobDevices(spaces, image.close)
+    return BlobDevices(spaces, image.device, image.close)
 
 
 def run(tree: Tree) -> int:

@@ -126,6 +126,7 @@ class FuseDaemon:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._stop_on_signal, signals)
                     nursery.start_soon(self._run_transport, transport)
+                    nursery.start_soon(self._attachment.filesystem.work)
                     try:
                         await self._be_ready(device)
                     finally:

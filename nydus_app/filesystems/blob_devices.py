@@ -16,18 +16,20 @@ from nydus_app.errors import CacheError
 from nydus_app.filesystems.port import Attr, Entry, Statfs
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.storage.address_space import AddressSpace
+from nydus_app.storage.device import Device
 
 ROOT = 1
 FIRST_DEVICE = 2
 
 
 class BlobDevices:
-    """A FileSystem of one flat directory. `close` is called with the daemon's end."""
+    """A FileSystem of one flat directory. `spaces` read from `device`; `close` is called with the daemon's end."""
 
     root = ROOT
 
-    def __init__(self, spaces: Sequence[AddressSpace], close: Callable[[], None]) -> None:
+    def __init__(self, spaces: Sequence[AddressSpace], device: Device, close: Callable[[], None]) -> None:
         self._spaces = spaces
+        self._device = device
         self._close = close
         self._open = 0
         self.on_released: Callable[[], None] = lambda: None
@@ -82,6 +84,9 @@ class BlobDevices:
         if sum(map(len, data)) != max(0, min(size, space.size - offset)):
             raise CacheError(f"device {ino - FIRST_DEVICE}: a short read at {offset}")
         return data
+
+    async def work(self) -> None:
+        await self._device.work()
 
     def close(self) -> None:
         self._close()

@@ -128,6 +128,9 @@ class RafsFileSystem:
         own = self._bootstrap.chunks(inode, number, rest) if rest > 0 else []
         return chain(own, self._bootstrap.neighbours(inode))
 
+    async def work(self) -> None:
+        await self._device.work()
+
     def close(self) -> None:
         self._device.close()
         self._bootstrap.close()

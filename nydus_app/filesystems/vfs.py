@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import trio
+
 from nydus_app.errors import NydusError, Unsupported
 from nydus_app.filesystems.port import Attr, Entry, FileSystem, Statfs
 from nydus_app.formats.codec.compress import Buffer
@@ -92,6 +94,11 @@ class Vfs:
     async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
         _, fs, own = self._resolve(ino)
         return await fs.read(own, offset, size)
+
+    async def work(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for mount in self._mounts.values():
+                nursery.start_soon(mount.filesystem.work)
 
     def close(self) -> None:
         for mount in self._mounts.values():

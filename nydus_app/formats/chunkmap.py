@@ -39,6 +39,12 @@ def test_bit(bits: bytearray, index: int) -> bool:
     return bool(bits[index >> 3] & (0x80 >> (index & 7)))
 
 
+def expand_bits(bits: bytearray, chunk_count: int) -> bytes:
+    """A byte for each chunk, 1 or 0."""
+    table = [bytes(byte >> shift & 1 for shift in range(7, -1, -1)) for byte in range(256)]
+    return b"".join([table[byte] for byte in bits])[:chunk_count]
+
+
 def set_bit(bits: bytearray, index: int) -> None:
     bits[index >> 3] |= 0x80 >> (index & 7)
 

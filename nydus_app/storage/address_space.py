@@ -5,7 +5,7 @@ addresses, and between a chunk's end and the next block zeros, which no file sho
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from nydus_app.errors import InvalidImage
@@ -16,6 +16,7 @@ from nydus_app.storage.chunk_index import CompressionInfoIndex
 from nydus_app.storage.device import pread_ready
 
 BLOCK = 4096
+ZEROS = memoryview(bytes(BLOCK))
 
 
 class Extent(NamedTuple):
@@ -41,8 +42,8 @@ class Places(Protocol):
         """Those that cover [offset, end) without a gap. Raises InvalidImage where no chunk lies."""
         ...
 
-    def chunk(self, index: int) -> Chunk:
-        """The located chunk, with its digest where the image has one."""
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        """The located chunks, with their digests where the image has them. Raises InvalidImage."""
         ...
 
 
@@ -53,24 +54,22 @@ class AlignedPlaces:
         self._blob = blob
         self._index = index
         self.load = index.load
-        self.chunk = index.chunk
+        self.chunks = index.chunks
         self.size = -(-blob.uncompressed_size // BLOCK) * BLOCK
 
     def extents(self, offset: int, end: int) -> list[Extent]:
-        count = len(self._index)
-        number = bisect_right(range(count), offset, key=self._index.start_of) - 1
+        first = max(bisect_right(range(len(self._index)), offset, key=self._index.start_of) - 1, 0)
         found: list[Extent] = []
         at = offset
-        while at < end:
-            if not 0 <= number < count:
-                raise InvalidImage(f"blob {self._blob.id} ends before its size")
-            start, size = self._index.extent_of(number)
-            extent = Extent(number, start, start + size, start + -(-size // BLOCK) * BLOCK, start)
-            if not start <= at < extent.end or (found and start != at):
-                raise InvalidImage(f"no chunk of blob {self._blob.id} lies at {at}")
-            found.append(extent)
-            at, number = extent.end, number + 1
-        return found
+        for number, (start, size) in enumerate(self._index.extents(first), first):
+            padded = start + -(-size // BLOCK) * BLOCK
+            if start != at and (found or not start <= at < padded):
+                break
+            found.append(Extent(number, start, start + size, padded, start))
+            at = padded
+            if at >= end:
+                return found
+        raise InvalidImage(f"no chunk of blob {self._blob.id} lies at {at}")
 
 
 class AddressSpace:
@@ -91,8 +90,9 @@ class AddressSpace:
             return []
         await self._places.load()
         extents = self._places.extents(offset, end)
+        self._cache.follow(extents[0].index, extents[-1].index)
         missing = [e.index for e in extents if not self._cache.is_ready(e.index)]
-        decoded = await self._cache.ensure([self._places.chunk(i) for i in missing], ()) if missing else {}
+        decoded = await self._cache.ensure(self._places.chunks(missing), ()) if missing else {}
         parts: list[Buffer] = []
         at = offset
         for run in _runs(extents, decoded.keys()):
@@ -103,7 +103,7 @@ class AddressSpace:
             elif at < stop:
                 parts.append(await pread_ready(self._cache.data_fd(), stop - at, first.place + at - first.start))
             if (padding := min(last.end, end) - max(stop, at)) > 0:
-                parts.append(bytes(padding))
+                parts.append(ZEROS[:padding])
             at = last.end
         return parts
 

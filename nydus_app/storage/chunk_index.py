@@ -23,12 +23,12 @@ from nydus_app.formats.blob.compression_info import (
     encode_blob_meta,
 )
 from nydus_app.formats.codec.compress import decompress
-from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.backend.port import BlobReader
 
 log = logging.getLogger("nydus.storage")
 
-RecordOf = Callable[[int], Chunk | None]
+RecordOf = Callable[[int], ChunkRecord | None]
 
 
 class ChunkIndex(Protocol):
@@ -40,8 +40,20 @@ class ChunkIndex(Protocol):
         """The chunk with its place in the blob. Raises InvalidImage."""
         ...
 
-    def following(self, chunk: Chunk, ahead: Iterable[Chunk]) -> Iterator[Chunk]:
-        """Located chunks behind `chunk`, in the order of the blob as far as known."""
+    def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
+        """Located chunks behind `chunk`, in the order of the blob as far as known, without those to skip."""
+        ...
+
+    def __len__(self) -> int:
+        """How many chunks the blob's own table has; 0 where there is none, and the next two know nothing."""
+        ...
+
+    def end_of(self, index: int) -> int:
+        """Uncompressed offset behind a chunk of the table."""
+        ...
+
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        """Located chunks of the table, with their digests where the image has them. Raises InvalidImage."""
         ...
 
 
@@ -61,13 +73,23 @@ class RecordedIndex:
             raise InvalidImage(f"chunk {chunk.index} lies behind the data of blob {blob.id}")
         return chunk
 
-    def following(self, chunk: Chunk, ahead: Iterable[Chunk]) -> Iterator[Chunk]:
+    def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
         for c in ahead:
-            if c.blob_index == self._blob.index:
+            if c.blob_index == self._blob.index and not skip(c.index):
                 try:
                     yield self.locate(c)
                 except InvalidImage:
                     return
+
+
+    def __len__(self) -> int:
+        return 0
+
+    def end_of(self, index: int) -> int:
+        raise IndexError(index)
+
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        raise IndexError(indexes)
 
 
 class CompressionInfoIndex:
@@ -91,30 +113,35 @@ class CompressionInfoIndex:
 
     def locate(self, chunk: Chunk) -> Chunk:
         assert self._table is not None
-        placed = self._table.chunk(chunk.index)
-        if (placed.uncompressed_offset, placed.uncompressed_size) != (
-            chunk.uncompressed_offset,
-            chunk.uncompressed_size,
-        ):
-            raise InvalidImage(
-                f"chunk {chunk.index} of blob {self._blob.id}: bootstrap and blob disagree on its place"
-            )
-        return _merge(chunk, placed)
+        if chunk.compressed_size:
+            return chunk
+        _, index, _, _, start, size, _, digest, crc = chunk
+        return self._merge(self._table.chunk(index), (start, size, digest, crc))
 
-    def following(self, chunk: Chunk, ahead: Iterable[Chunk]) -> Iterator[Chunk]:
-        assert self._table is not None
-        for index in range(chunk.index + 1, len(self._table)):
-            record = self._record_of(index)
-            if record is not None:
+    def _merge(self, placed: Chunk, record: tuple[int, int, bytes | None, int | None]) -> Chunk:
+        """What bootstrap and blob say of a chunk. Raises InvalidImage where they disagree."""
+        start, size, digest, crc = record
+        blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc = placed
+        if placed_start != start or placed_size != size:
+            raise InvalidImage(f"chunk {index} of blob {self._blob.id}: bootstrap and blob disagree on its place")
+        return Chunk(
+            blob, index, offset, length, start, size, is_compressed, digest, placed_crc if crc is None else crc
+        )
+
+    def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
+        for index in range(chunk.index + 1, len(self)):
+            if not skip(index) and self._record_of(index) is not None:
                 try:
-                    yield self.locate(record)
+                    yield from self.chunks((index,))
                 except InvalidImage:
                     return
 
     def __len__(self) -> int:
-        """Number of chunks; after `load`."""
-        assert self._table is not None
-        return len(self._table)
+        return 0 if self._table is None else len(self._table)
+
+    def end_of(self, index: int) -> int:
+        start, size = self.extent_of(index)
+        return start + size
 
     def start_of(self, index: int) -> int:
         """Uncompressed offset of a chunk, ascending with its index."""
@@ -125,11 +152,19 @@ class CompressionInfoIndex:
         assert self._table is not None
         return self._table.extent(index)
 
-    def chunk(self, index: int) -> Chunk:
-        """The located chunk, with its digest where the bootstrap has a record of it."""
+    def extents(self, first: int) -> Iterator[tuple[int, int]]:
+        """Uncompressed offset and size of chunk `first` and all behind it."""
         assert self._table is not None
-        record = self._record_of(index)
-        return self._table.chunk(index) if record is None else self.locate(record)
+        return self._table.extents(first)
+
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        assert self._table is not None
+        table, record_of = self._table, self._record_of
+        found = []
+        for index in indexes:
+            placed, record = table.chunk(index), record_of(index)
+            found.append(placed if record is None else self._merge(placed, record))
+        return found
 
     def _read_kept(self) -> ChunkTable | None:
         if self._path is None:
@@ -173,12 +208,3 @@ class CompressionInfoIndex:
                 os.unlink(temporary)
             except OSError:
                 pass
-
-
-def _merge(chunk: Chunk, placed: Chunk) -> Chunk:
-    return chunk._replace(
-        compressed_offset=placed.compressed_offset,
-        compressed_size=placed.compressed_size,
-        is_compressed=placed.is_compressed,
-        crc32c=placed.crc32c if chunk.crc32c is None else chunk.crc32c,
-    )

@@ -9,14 +9,16 @@ import trio
 from nydus_app.errors import CacheError
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk, Segment
+from nydus_app.storage.background import Background
 from nydus_app.storage.cache.port import ChunkCache
 
 
 class Device:
-    """`caches[i]` holds blob i. Closing the device closes them."""
+    """`caches[i]` holds blob i, `background` is theirs. Closing the device closes them."""
 
-    def __init__(self, caches: Sequence[ChunkCache]) -> None:
+    def __init__(self, caches: Sequence[ChunkCache], background: Background) -> None:
         self._caches = caches
+        self.work = background.run
 
     async def read(self, segments: Sequence[Segment], ahead: Iterable[Chunk] = ()) -> Sequence[Buffer]:
         """The segments' bytes: all of them, or an error of `nydus_app.errors`.
@@ -32,6 +34,9 @@ class Device:
     async def _ensure(self, segments: Sequence[Segment], ahead: Iterable[Chunk]) -> Mapping[tuple[int, int], memoryview]:
         """Decoded data of chunks that were not ready, by (blob index, chunk index)."""
         cold: dict[int, dict[int, Chunk]] = {}
+        for blob_index in {s.chunk.blob_index for s in segments}:
+            indexes = [s.chunk.index for s in segments if s.chunk.blob_index == blob_index]
+            self._caches[blob_index].follow(min(indexes), max(indexes))
         for s in segments:
             if not self._caches[s.chunk.blob_index].is_ready(s.chunk.index):
                 cold.setdefault(s.chunk.blob_index, {})[s.chunk.index] = s.chunk

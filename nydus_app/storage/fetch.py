@@ -1,28 +1,56 @@
-"""The cold path of every cache: claim, plan, fetch, decode and verify, store, mark ready, wake.
+"""The cold path of every cache: claim, plan, fetch, decode and verify, answer, store, mark ready.
 
-A window is one request to the backend and one hop to a worker thread, which decodes and verifies
-each chunk by itself: a corrupt chunk fails alone, its neighbours in the window are served.
+A window is one request to the backend. It is decoded in jobs, each one hop to a worker thread, which decodes
+and verifies each chunk by itself: a corrupt chunk fails alone, its neighbours are served. A job answers its
+readers as soon as its data are verified, from memory; the data are stored behind that, and ready
+after it. Windows run in the background's nursery, so that no reader waits for what came along with his chunk.
 
-Concurrency: `fetch` runs on the trio thread; between the look at `is_ready` and the claim there is
-no checkpoint, so a chunk has one owner. A cancelled owner lands its flights empty, and whoever
-waited tries itself. Worker threads get bytes and values only.
+Concurrency: everything but `_work` runs on the trio thread; between the look at what is ready and the
+claim there is no checkpoint, so a chunk has one owner. A cancelled owner ends its flights empty, and
+whoever waited tries himself. Worker threads get bytes and values only.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import trio
 
-from nydus_app.errors import BackendError, NydusError
-from nydus_app.formats.codec.chunk import decode_chunk
+from nydus_app.errors import BackendError, CacheError, NydusError
+from nydus_app.formats.codec.chunk import Decoded, decode_chunks
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
+from nydus_app.storage.background import Background
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.inflight import Flight, InFlight
-from nydus_app.storage.plan import Window, plan_windows
+from nydus_app.storage.lookahead import Streams
+from nydus_app.storage.plan import Window, plan_jobs, plan_windows
 
-Decoded = dict[int, Buffer | NydusError]
-Store = Callable[[Sequence[tuple[Chunk, Buffer]]], None]
+log = logging.getLogger("nydus.storage")
+
+
+class Store(Protocol):
+    """Where chunks are kept."""
+
+    def is_ready(self, index: int) -> bool: ...
+
+    def is_kept(self, index: int) -> bool:
+        """There is no need to fetch it, though it may have to be verified first."""
+        ...
+
+    def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
+        """Called in worker threads, with verified data."""
+        ...
+
+
+MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
+"""Uncompressed bytes that are fetched ahead of a sequential reader; twice the batch size within these."""
+
+
+class Job(NamedTuple):
+    chunks: Sequence[Chunk]
+    flight: Flight[Buffer | NydusError]
 
 
 class ChunkFetcher:
@@ -37,6 +65,7 @@ class ChunkFetcher:
         validate: bool,
         batch_size: int,
         workers: trio.CapacityLimiter,
+        background: Background,
         store: Store,
     ) -> None:
         self.blob = blob
@@ -44,100 +73,132 @@ class ChunkFetcher:
         self._reader = reader
         self._validate = validate
         self._batch_size = batch_size
+        self._lookahead = min(max(2 * batch_size, MIN_LOOKAHEAD_BYTES), MAX_LOOKAHEAD_BYTES) if batch_size else 0
         self._workers = workers
+        self._background = background
         self._store = store
-        self._inflight: InFlight[Buffer] = InFlight()
+        self._inflight: InFlight[Buffer | NydusError] = InFlight()
+        self._streams = Streams()
 
-    async def fetch(
-        self, chunks: Sequence[Chunk], ahead: Iterable[Chunk], is_ready: Callable[[int], bool]
-    ) -> Mapping[int, Buffer]:
-        """Decoded data of those `chunks` that were not ready; raises the first error among them.
+    # ---- for readers --------------------------------------------------------------------------
 
-        `store` has been called, in a worker thread, for all of them and for what was fetched along.
-        """
-        await self.index.load()
+    async def fetch(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        """Decoded data of those located `chunks` that were not ready; raises the first error among them."""
+        if self._background.nursery is not None:
+            outcomes = await self._gather(self._background.nursery, chunks, ahead)
+        else:
+            async with trio.open_nursery() as nursery:
+                outcomes = await self._gather(nursery, chunks, ahead)
         got: dict[int, Buffer] = {}
-        missing = {c.index: self.index.locate(c) for c in chunks if not is_ready(c.index)}
-        while missing:
-            theirs = {i: f for i in missing if (f := self._inflight.get(i)) is not None}
-            mine = [c for i, c in missing.items() if i not in theirs]
-            if mine:
-                await self._fetch_mine(mine, ahead, is_ready, got)
-            for i, flight in theirs.items():
-                if await flight.wait():
-                    if flight.error is not None:
-                        raise flight.error
-                    got[i] = flight.result  # type: ignore[assignment]
-            missing = {i: c for i, c in missing.items() if i not in got and not is_ready(i)}
+        for index, outcome in outcomes.items():
+            if isinstance(outcome, NydusError):
+                raise outcome
+            got[index] = outcome
         return got
 
-    async def _fetch_mine(
-        self,
-        wanted: Sequence[Chunk],
-        ahead: Iterable[Chunk],
-        is_ready: Callable[[int], bool],
-        got: dict[int, Buffer],
-    ) -> None:
-        last = max(wanted, key=lambda c: c.compressed_offset)
-        spare = (
-            c
-            for c in self.index.following(last, ahead)
-            if c.index not in self._inflight and not is_ready(c.index)
-        )
-        windows = plan_windows(wanted, spare, self._batch_size)
-        flights = self._inflight.claim(c.index for w in windows for c in w.chunks)
-        try:
-            if len(windows) == 1:
-                await self._fetch_window(windows[0], flights)
-            else:
-                async with trio.open_nursery() as nursery:
-                    for window in windows:
-                        nursery.start_soon(self._fetch_window, window, flights)
-        finally:
-            self._inflight.land(flights)
-        for chunk in wanted:
-            flight = flights[chunk.index]
-            if flight.error is not None:
-                raise flight.error
-            if flight.result is not None:
-                got[chunk.index] = flight.result
+    async def _gather(self, nursery: trio.Nursery, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Decoded:
+        outcomes: Decoded = {}
+        is_ready = self._store.is_ready
+        missing = {c.index: c for c in chunks if not is_ready(c.index)}
+        while missing:
+            mine = [c for i, c in missing.items() if i not in self._inflight]
+            if mine:
+                self._launch(nursery, mine, ahead)
+                ahead = ()
+            flights = {f: None for i in missing if (f := self._inflight.get(i)) is not None}
+            for flight in flights:
+                landed = await flight.wait()
+                outcomes.update((i, landed[i]) for i in missing if i in landed)
+            missing = {i: c for i, c in missing.items() if i not in outcomes and not is_ready(i)}
+        return outcomes
 
-    async def _fetch_window(self, window: Window, flights: Mapping[int, Flight[Buffer]]) -> None:
-        """Fills the flights of a window; errors become the flights' own, none is raised."""
+    def follow(self, first: int, last: int) -> None:
+        """A reader has asked for chunks `first` to `last`: fetch ahead of him if he reads on and on."""
+        nursery, index = self._background.nursery, self.index
+        if nursery is None or not self._lookahead or not len(index):
+            return
+        stream = self._streams.step(first, last)
+        if stream is None:
+            return
+        here, end = index.end_of(last), len(index)
+        while stream.frontier < end and index.end_of(stream.frontier - 1) - here < self._lookahead:
+            first, begins = stream.frontier, index.end_of(stream.frontier - 1)
+            while stream.frontier < end and index.end_of(stream.frontier) - begins <= self._batch_size:
+                stream.frontier += 1
+            stream.frontier = max(stream.frontier, first + 1)
+            cold = [i for i in range(first, stream.frontier) if not self._skip(i)]
+            if cold:
+                try:
+                    self._launch(nursery, index.chunks(cold))
+                except NydusError as e:
+                    log.debug("nothing is fetched ahead: %s", e)
+
+    # ---- windows ------------------------------------------------------------------------------
+
+    def _skip(self, index: int) -> bool:
+        return index in self._inflight or self._store.is_kept(index)
+
+    def _launch(self, nursery: trio.Nursery, wanted: Sequence[Chunk], ahead: Iterable[Chunk] | None = None) -> None:
+        """Without `ahead` nothing is fetched along."""
+        spare: Iterable[Chunk] = ()
+        if ahead is not None and self._batch_size:
+            last = max(wanted, key=lambda c: c.compressed_offset)
+            spare = self.index.following(last, ahead, self._skip)
+        indexes = {c.index for c in wanted}
+        for window in plan_windows(wanted, spare, self._batch_size):
+            jobs = [Job(chunks, self._inflight.claim(c.index for c in chunks)) for chunks in plan_jobs(window, indexes)]
+            nursery.start_soon(self._fetch_window, window, jobs)
+
+    async def _fetch_window(self, window: Window, jobs: Sequence[Job]) -> None:
+        """Lands and ends the flights of all jobs; raises nothing."""
         try:
             if isinstance(self._reader, SupportsPread):
-                decoded = await self._in_worker(self._pread_and_decode, window)
+                await self._run_jobs(jobs, None)
             else:
                 raw = await self._reader.read(window.offset, window.end - window.offset)
-                decoded = await self._in_worker(self._decode, window, raw)
+                await self._run_jobs(jobs, (window.offset, raw))
         except BackendError as e:
-            decoded = {c.index: e for c in window.chunks}
-        for index, outcome in decoded.items():
-            if isinstance(outcome, NydusError):
-                flights[index].error = outcome
-            else:
-                flights[index].result = outcome
+            for job in jobs:
+                job.flight.land(_all(job, e))
+        finally:
+            for job in jobs:
+                self._inflight.end(c.index for c in job.chunks)
 
-    async def _in_worker(self, function: Callable[..., Decoded], *args: object) -> Decoded:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._workers)
+    async def _run_jobs(self, jobs: Sequence[Job], fetched: tuple[int, Buffer] | None) -> None:
+        if len(jobs) == 1:
+            await self._run_job(jobs[0], fetched)
+            return
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                nursery.start_soon(self._run_job, job, fetched)
 
-    def _pread_and_decode(self, window: Window) -> Decoded:
-        assert isinstance(self._reader, SupportsPread)
-        return self._decode(window, self._reader.pread(window.offset, window.end - window.offset))
+    async def _run_job(self, job: Job, fetched: tuple[int, Buffer] | None) -> None:
+        token = trio.lowlevel.current_trio_token()
+        await trio.to_thread.run_sync(self._work, job, fetched, token, limiter=self._workers)
 
-    def _decode(self, window: Window, raw: Buffer) -> Decoded:
-        decoded: Decoded = {}
+    def _work(self, job: Job, fetched: tuple[int, Buffer] | None, token: trio.lowlevel.TrioToken) -> None:
+        """Worker thread. What is not expected fails the job's readers, not the daemon."""
         good: list[tuple[Chunk, Buffer]] = []
-        view = memoryview(raw)
-        for chunk in window.chunks:
-            start = chunk.compressed_offset - window.offset
-            stored = view[start : start + chunk.compressed_size]
-            try:
-                data = decode_chunk(self.blob, chunk, stored, validate=self._validate)
-            except NydusError as e:
-                decoded[chunk.index] = e
-            else:
-                decoded[chunk.index] = data
-                good.append((chunk, data))
-        self._store(good)
-        return decoded
+        try:
+            outcomes = self._decode(job, fetched)
+            good = [(c, data) for c in job.chunks if not isinstance(data := outcomes[c.index], NydusError)]
+        except BackendError as e:
+            outcomes = _all(job, e)
+        except Exception as e:
+            log.exception("unexpected error in a worker")
+            outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
+        token.run_sync_soon(job.flight.land, outcomes)
+        if good:
+            self._store.store(good)
+
+    def _decode(self, job: Job, fetched: tuple[int, Buffer] | None) -> Decoded:
+        if fetched is None:
+            assert isinstance(self._reader, SupportsPread)
+            offset = min(c.compressed_offset for c in job.chunks)
+            end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
+            fetched = offset, self._reader.pread(offset, end - offset)
+        return decode_chunks(self.blob, job.chunks, fetched[1], fetched[0], validate=self._validate)
+
+
+def _all(job: Job, error: NydusError) -> Decoded:
+    return {c.index: error for c in job.chunks}

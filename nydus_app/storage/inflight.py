@@ -1,10 +1,11 @@
 """One fetch a chunk: who wants a chunk that is already on its way waits for it.
 
 Concurrency: everything here runs on the trio thread between checkpoints, so a look and the claim
-that follows are one step. A flight is finished exactly once, by its owner, in a `finally`.
+that follows are one step. A flight lands once with its outcome, and is ended once, by its owner, in a
+`finally`: between the two its data are being stored, and who comes then is given them at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 import trio
@@ -13,20 +14,21 @@ T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """The outcome of one fetch, shared by all who wait for it."""
+    """The outcomes of one job, by chunk index; a job that was cancelled has none."""
 
     def __init__(self) -> None:
         self._landed = trio.Event()
-        self.result: T | None = None
-        self.error: Exception | None = None
+        self._outcomes: Mapping[int, T] = {}
 
-    async def wait(self) -> bool:
-        """Wait for the owner. False: it was cancelled and has nothing to say; try yourself."""
+    async def wait(self) -> Mapping[int, T]:
         await self._landed.wait()
-        return self.result is not None or self.error is not None
+        return self._outcomes
 
-    def land(self) -> None:
-        self._landed.set()
+    def land(self, outcomes: Mapping[int, T]) -> None:
+        """The first outcome counts."""
+        if not self._landed.is_set():
+            self._outcomes = outcomes
+            self._landed.set()
 
 
 class InFlight(Generic[T]):
@@ -41,16 +43,15 @@ class InFlight(Generic[T]):
     def get(self, index: int) -> Flight[T] | None:
         return self._flights.get(index)
 
-    def claim(self, indexes: Iterable[int]) -> dict[int, Flight[T]]:
+    def claim(self, indexes: Iterable[int]) -> Flight[T]:
         """Become the owner of these; none of them may be in flight."""
-        mine = {}
+        flight: Flight[T] = Flight()
         for index in indexes:
             assert index not in self._flights
-            mine[index] = self._flights[index] = Flight()
-        return mine
+            self._flights[index] = flight
+        return flight
 
-    def land(self, mine: dict[int, Flight[T]]) -> None:
-        """Finish all flights of an owner, whatever their outcome."""
-        for index, flight in mine.items():
-            del self._flights[index]
-            flight.land()
+    def end(self, indexes: Iterable[int]) -> None:
+        """Give them up; who still waits is told nothing and tries himself."""
+        for index in indexes:
+            self._flights.pop(index).land({})

@@ -2,9 +2,10 @@
 
 Chunks whose compressed bytes lie close together become one window, one request to the backend.
 Read amplification grows the last window with the chunks that follow, until it spans `batch_size`.
+A window is decoded in jobs, what somebody waits for before what came along.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from nydus_app.formats.rafs.values import Chunk
 
 MAX_WINDOW_BYTES = 16 << 20
 """Neither the stored nor the decoded bytes of a merged window exceed this (one chunk may)."""
+
+JOB_BYTES = 1 << 20
+"""Decoded bytes of a job: enough to be worth a hop to a thread, little enough to share a window among threads."""
 
 MAX_AHEAD_CHUNKS = 4096
 """So many chunks are looked at for amplification; a hostile table cannot make it endless."""
@@ -34,18 +38,20 @@ class _Growing:
         self.decoded = chunk.uncompressed_size
         self.chunks = [chunk]
 
-    def takes(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
-        end = chunk.compressed_offset + chunk.compressed_size
-        return (
-            self.offset <= chunk.compressed_offset <= self.end + gap_bytes
-            and max(end, self.end) - self.offset <= limit_bytes
-            and self.decoded + chunk.uncompressed_size <= MAX_WINDOW_BYTES
-        )
-
-    def take(self, chunk: Chunk) -> None:
-        self.end = max(self.end, chunk.compressed_offset + chunk.compressed_size)
-        self.decoded += chunk.uncompressed_size
+    def take(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
+        """False, and nothing changed, where the window would become too large or too sparse."""
+        _, _, offset, size, _, decoded, _, _, _ = chunk
+        end = max(offset + size, self.end)
+        if (
+            not self.offset <= offset <= self.end + gap_bytes
+            or end - self.offset > limit_bytes
+            or self.decoded + decoded > MAX_WINDOW_BYTES
+        ):
+            return False
+        self.end = end
+        self.decoded += decoded
         self.chunks.append(chunk)
+        return True
 
     def close(self) -> Window:
         return Window(self.offset, self.end, tuple(self.chunks))
@@ -54,15 +60,14 @@ class _Growing:
 def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: int) -> list[Window]:
     """Windows that hold every wanted chunk once, and as many of `ahead` as fit the last one.
 
-    `ahead` is consumed lazily, up to the end of the last window; gaps up to batch_size / 128 are read and thrown away, which is cheaper than a second request.
+    `ahead` is consumed lazily, up to the end of the last window; gaps up to batch_size / 128 are read and
+    thrown away, which is cheaper than a second request.
     """
     gap = batch_size >> 7
     merged = min(max(batch_size, 128 << 10), MAX_WINDOW_BYTES)
     windows: list[_Growing] = []
     for chunk in sorted(wanted, key=lambda c: (c.compressed_offset, c.index)):
-        if windows and windows[-1].takes(chunk, merged, gap):
-            windows[-1].take(chunk)
-        else:
+        if not windows or not windows[-1].take(chunk, merged, gap):
             windows.append(_Growing(chunk))
     if windows and batch_size:
         last = windows[-1]
@@ -71,7 +76,25 @@ def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: in
         for chunk in islice(ahead, MAX_AHEAD_CHUNKS):
             if chunk.compressed_offset >= last.offset + amplified:
                 break
-            if chunk.index not in taken and last.takes(chunk, amplified, gap):
-                last.take(chunk)
+            if chunk.index not in taken and last.take(chunk, amplified, gap):
                 taken.add(chunk.index)
     return [w.close() for w in windows]
+
+
+def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]]:
+    """The chunks of a window in pieces of up to JOB_BYTES, those with an index in `wanted` first."""
+    jobs: list[tuple[Chunk, ...]] = []
+    for is_wanted in (True, False):
+        piece: list[Chunk] = []
+        size = 0
+        for chunk in window.chunks:
+            if (chunk.index in wanted) is not is_wanted:
+                continue
+            if piece and size + chunk.uncompressed_size > JOB_BYTES:
+                jobs.append(tuple(piece))
+                piece, size = [], 0
+            piece.append(chunk)
+            size += chunk.uncompressed_size
+        if piece:
+            jobs.append(tuple(piece))
+    return jobs

@@ -13,6 +13,7 @@ import trio.testing
 
 from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
+from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.data_file import open_data_file
 from nydus_app.storage.cache.dummycache import DummyCache
@@ -72,7 +73,7 @@ Make = Callable[..., tuple[ChunkCache, Origin]]
 def make(tmp_path: Path) -> Make:
     def build(kind: str = "blobcache", batch_size: int = 0, validate: bool = True) -> tuple[ChunkCache, Origin]:
         origin = Origin(DATA)
-        common = {"validate": validate, "batch_size": batch_size, "workers": trio.CapacityLimiter(2)}
+        common = {"validate": validate, "batch_size": batch_size, "workers": trio.CapacityLimiter(2), "background": Background()}
         index = RecordedIndex(blob())
         if kind == "dummycache":
             return DummyCache(blob(), origin, index, **common), origin
@@ -83,7 +84,7 @@ def make(tmp_path: Path) -> Make:
 
 async def read(cache: ChunkCache, *wanted: Chunk) -> bytes:
     ahead = chunks()[wanted[-1].index + 1 :]
-    return b"".join(await Device([cache]).read([Segment(c, 0, SIZE) for c in wanted], ahead))
+    return b"".join(await Device([cache], Background()).read([Segment(c, 0, SIZE) for c in wanted], ahead))
 
 
 @pytest.mark.parametrize("kind", ["blobcache", "dummycache"])
@@ -223,7 +224,7 @@ def test_a_full_disk_costs_no_reader_anything(
 
 def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: Path) -> None:
     async def main() -> None:
-        common = {"validate": True, "batch_size": 0, "workers": trio.CapacityLimiter(2)}
+        common = {"validate": True, "batch_size": 0, "workers": trio.CapacityLimiter(2), "background": Background()}
         cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), work_dir=str(tmp_path / "gone"), **common)
         assert await read(cache, *chunks()) == DATA
 

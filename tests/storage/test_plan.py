@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nydus_app.formats.rafs.values import Chunk
-from nydus_app.storage.plan import MAX_WINDOW_BYTES, plan_windows
+from nydus_app.storage.plan import JOB_BYTES, MAX_WINDOW_BYTES, Window, plan_jobs, plan_windows
 
 
 def chunk(index: int, offset: int, size: int, decoded: int = 4096) -> Chunk:
@@ -62,3 +62,15 @@ def test_an_endless_table_ends() -> None:
 
     (window,) = plan_windows([chunk(0, 0, 1)], forever(), 1 << 20)
     assert [c.index for c in window.chunks] == [0, 7]
+
+
+@settings(deadline=None)
+@given(chunks=CHUNKS, wanted=st.sets(st.integers(0, 40)))
+def test_jobs_hold_each_chunk_once_and_what_is_waited_for_first(chunks: list[Chunk], wanted: set[int]) -> None:
+    window = Window(0, 1 << 40, tuple(chunks))
+    jobs = plan_jobs(window, wanted)
+    assert sorted(c.index for job in jobs for c in job) == sorted(c.index for c in chunks)
+    assert all(len(job) == 1 or sum(c.uncompressed_size for c in job) <= JOB_BYTES for job in jobs)
+    kinds = [{c.index in wanted for c in job} for job in jobs]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert kinds == sorted(kinds, key=lambda kind: True not in kind)

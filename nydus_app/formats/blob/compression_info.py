@@ -6,6 +6,7 @@
 The table is kept as it came; a record becomes a Chunk when somebody asks for it.
 """
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -86,6 +87,7 @@ class ChunkTable:
         self._table = table
         self._blob = blob
         self._data_size = blob.data_size
+        self._end = blob.uncompressed_size + PAGE - 1
         self._count = count
 
     def __len__(self) -> int:
@@ -96,14 +98,23 @@ class ChunkTable:
         if not 0 <= index < self._count:
             raise InvalidImage(f"blob {self._blob.id} has {self._count} chunks, {index} is none of them")
         chunk = self._decode_v2(index) if self._is_v2 else self._decode_v1(index)
-        blob = self._blob
-        if chunk.compressed_offset + chunk.compressed_size > self._data_size or not chunk.compressed_size:
-            raise InvalidImage(f"chunk {index} lies outside of the data of blob {blob.id}")
-        if chunk.uncompressed_offset + chunk.uncompressed_size > blob.uncompressed_size + PAGE - 1:
-            raise InvalidImage(f"chunk {index} lies outside of the address space of blob {blob.id}")
-        if not chunk.is_compressed and chunk.compressed_size != chunk.uncompressed_size:
-            raise InvalidImage(f"chunk {index} of blob {blob.id} is stored, but in another size")
+        _, _, offset, size, start, length, is_compressed, _, _ = chunk
+        if not size or offset + size > self._data_size:
+            raise InvalidImage(f"chunk {index} lies outside of the data of blob {self._blob.id}")
+        if start + length > self._end:
+            raise InvalidImage(f"chunk {index} lies outside of the address space of blob {self._blob.id}")
+        if not is_compressed and size != length:
+            raise InvalidImage(f"chunk {index} of blob {self._blob.id} is stored, but in another size")
         return chunk
+
+    def extents(self, first: int) -> Iterator[tuple[int, int]]:
+        """Uncompressed offset and size of all chunks from `first` on."""
+        if self._is_v2:
+            for word, _, _ in V2.iter_unpack(self._table[first * V2.size :]):
+                yield (word & 0xFFFF_FFFF) << 12, (word >> 32 & 0xFF_FFFF) + 1
+        else:
+            for word, _ in V1.iter_unpack(self._table[first * V1.size :]):
+                yield word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
 
     def extent(self, index: int) -> tuple[int, int]:
         """Uncompressed offset and size of a chunk; `index` is less than the table's length."""

@@ -1,9 +1,14 @@
 """From a chunk's bytes in the blob to verified data."""
 
-from nydus_app.errors import CorruptChunk
-from nydus_app.formats.codec.compress import Buffer, decompress
+from collections.abc import Sequence
+
+from nydus_app.errors import CorruptChunk, NydusError
+from nydus_app.formats.codec.compress import Buffer, Decompressor
 from nydus_app.formats.codec.digest import crc32c, digest
 from nydus_app.formats.rafs.values import Blob, Chunk, Compressor
+
+Decoded = dict[int, Buffer | NydusError]
+"""By chunk index: the data, or why there are none."""
 
 
 def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> None:
@@ -11,22 +16,28 @@ def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> N
 
     Raises CorruptChunk. A chunk without a digest cannot be validated and is refused, too.
     """
-    where = f"chunk {chunk.index} of blob {blob.id}"
     if validate:
         if chunk.digest is None:
-            raise CorruptChunk(f"{where} has no digest to validate against (cache.validate=false reads it unchecked)")
+            raise CorruptChunk("it has no digest to validate against (cache.validate=false reads it unchecked)")
         if digest(blob.digester, data) != chunk.digest:
-            raise CorruptChunk(f"{where}: its data do not match its {blob.digester.name} digest")
+            raise CorruptChunk(f"its data do not match its {blob.digester.name} digest")
     elif chunk.crc32c is not None and crc32c(data) != chunk.crc32c:
-        raise CorruptChunk(f"{where}: its data do not match its crc32c")
+        raise CorruptChunk("its data do not match its crc32c")
 
 
-def decode_chunk(blob: Blob, chunk: Chunk, stored: Buffer, *, validate: bool) -> Buffer:
-    """The chunk's verified uncompressed data from its `compressed_size` stored bytes."""
-    compressor = blob.compressor if chunk.is_compressed else Compressor.none
-    try:
-        data = decompress(compressor, stored, chunk.uncompressed_size)
-    except CorruptChunk as e:
-        raise CorruptChunk(f"chunk {chunk.index} of blob {blob.id}: {e}") from None
-    verify_chunk(blob, chunk, data, validate=validate)
-    return data
+def decode_chunks(blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, *, validate: bool) -> Decoded:
+    """Verified uncompressed data of `chunks`, each by itself, from `raw`, the blob's bytes from `offset` on."""
+    view = memoryview(raw)
+    codecs = {True: Decompressor(blob.compressor), False: Decompressor(Compressor.none)}
+    decoded: Decoded = {}
+    for chunk in chunks:
+        start = chunk.compressed_offset - offset
+        stored = view[start : start + chunk.compressed_size]
+        try:
+            data = codecs[chunk.is_compressed].decompress(stored, chunk.uncompressed_size)
+            verify_chunk(blob, chunk, data, validate=validate)
+        except CorruptChunk as e:
+            decoded[chunk.index] = CorruptChunk(f"chunk {chunk.index} of blob {blob.id}: {e}")
+        else:
+            decoded[chunk.index] = data
+    return decoded

@@ -23,7 +23,7 @@ from nydus_app.formats.rafs.checks import (
     decode_id,
     digester_of,
 )
-from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, DirEntry, Inode
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, ChunkRecord, Compressor, DirEntry, Inode
 
 MAGIC = 0x52414653
 VERSION = 0x500
@@ -265,7 +265,7 @@ class BootstrapV5:
             except InvalidImage:
                 return
 
-    def blob_chunk(self, blob_index: int, index: int) -> Chunk | None:
+    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """v5 has no table of a blob's chunks."""
         return None
 

@@ -20,8 +20,8 @@ from nydus_app.formats.rafs.checks import (
     check_super_flags,
     decode_id,
 )
-from nydus_app.formats.rafs.v5 import CHUNK, align8, decode_chunk_record
-from nydus_app.formats.rafs.values import Blob, Chunk, Compressor, Digester, DirEntry, Inode, SuperFlags
+from nydus_app.formats.rafs.v5 import CHUNK, CHUNK_HAS_CRC32, align8
+from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord, Compressor, Digester, DirEntry, Inode, SuperFlags
 
 SUPERBLOCK_AT, EXT_SUPERBLOCK_AT, SLOTS_AT = 1024, 1152, 1408
 MAGIC = 0xE0F5E1E2
@@ -280,18 +280,13 @@ class BootstrapV6:
                 raise InvalidImage(f"inode {inode.ino}: a chunk lies on device {device} of {len(self.blobs)}")
             size = min(self.chunk_size, inode.size - number * self.chunk_size)
             index, address = high << 16 | low, block * self._block
-            record = self.blob_chunk(device - 1, index)
-            if record is None:
-                found.append(Chunk(device - 1, index, 0, 0, address, size, False, None, None))
-            elif record.uncompressed_offset != address:
+            start, _, digest, crc = self.chunk_record(device - 1, index) or (address, 0, None, None)
+            if start != address:
                 raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place")
-            else:
-                found.append(
-                    record._replace(compressed_offset=0, compressed_size=0, is_compressed=False, uncompressed_size=size)
-                )
+            found.append(Chunk(device - 1, index, 0, 0, address, size, False, digest, crc))
         return found
 
-    def blob_chunk(self, blob_index: int, index: int) -> Chunk | None:
+    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """The chunk table's record of chunk `index` of a blob."""
         if self._records is None:
             self._records = self._index_chunk_table()
@@ -303,7 +298,8 @@ class BootstrapV6:
         if not number:
             return None
         at = self._chunk_table[0] + (number - 1) * CHUNK.size
-        return decode_chunk_record(CHUNK.unpack_from(self._data.view, at), len(self.blobs))
+        digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(self._data.view, at)
+        return start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None
 
     def _index_chunk_table(self) -> dict[int, "array[int] | dict[int, int]"]:
         """By blob: record number + 1 of each chunk index; an array where indexes are dense.

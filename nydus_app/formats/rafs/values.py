@@ -80,6 +80,10 @@ class Chunk(NamedTuple):
     crc32c: int | None
 
 
+ChunkRecord = tuple[int, int, bytes, int | None]
+"""What v6's chunk table says of a chunk: uncompressed offset and size, digest, crc32c if it has one."""
+
+
 class Segment(NamedTuple):
     """`size` bytes at `offset` inside `chunk`, in the order a reader wants them."""
 
@@ -176,7 +180,7 @@ class Bootstrap(Protocol):
         """
         ...
 
-    def blob_chunk(self, blob_index: int, index: int) -> Chunk | None:
+    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """v6: the chunk table's record of a blob's chunk; v5 has no such table: None."""
         ...
 

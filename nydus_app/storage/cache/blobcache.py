@@ -1,11 +1,7 @@
-"""A chunk cache that keeps uncompressed chunks in `<work_dir>/<blob id>.blob.data`.
+"""The chunk cache on disk: uncompressed chunks in nydusd's files, fetched once, verified as configured.
 
-A chunk is ready when its bit is set and, with validation on, its data have been verified since the
-start: what an earlier process, or anybody else, left in the file is checked once before it is
-served, and fetched anew where it is wrong.
-
-A cache that cannot be written (full disk, vanished directory) costs speed, never a reader: data
-then go from the fetch to the reader and nothing is marked; one warning says so.
+A directory that cannot be written, or a full disk, costs no reader anything: chunks then go from
+the fetch straight to the reader, with one warning.
 """
 
 import logging
@@ -19,6 +15,7 @@ from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.data_file import DataFile, open_data_file
 from nydus_app.storage.chunk_index import ChunkIndex
@@ -33,7 +30,7 @@ class BlobCache:
     """The ChunkCache of one blob. Its files are opened with the first read.
 
     Concurrency: state changes on the trio thread, except for `DataFile`, which guards itself, and
-    `_verified`, whose bytes worker threads write one at a time under `DataFile`'s order of truth.
+    `_ready`, whose bytes worker threads write one at a time, after the data and their bit.
     """
 
     def __init__(
@@ -46,25 +43,32 @@ class BlobCache:
         validate: bool,
         batch_size: int,
         workers: trio.CapacityLimiter,
+        background: Background,
     ) -> None:
         self._blob = blob
         self._reader = reader
+        self._index = index
         self._work_dir = work_dir
         self._validate = validate
         self._workers = workers
         self._file: DataFile | None = None
         self._opening = trio.Lock()
         self._is_kept = True
-        self._verified = bytearray(blob.chunk_count)
+        self._ready = bytearray(blob.chunk_count)
         self._fetcher = ChunkFetcher(
-            blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, store=self._store
-        )
+            blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, background=background,
+            store=self,
+        )  # fmt: skip
 
     def is_ready(self, index: int) -> bool:
-        file = self._file
-        if file is None or not file.is_set(index):
-            return False
-        return not self._validate or bool(self._verified[index])
+        return index < len(self._ready) and bool(self._ready[index])
+
+    def is_kept(self, index: int) -> bool:
+        """It lies in the file, though perhaps not verified yet."""
+        return self.is_ready(index) or (self._file is not None and self._file.is_set(index))
+
+    def follow(self, first: int, last: int) -> None:
+        self._fetcher.follow(first, last)
 
     async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         if self._file is None and self._is_kept:
@@ -73,9 +77,11 @@ class BlobCache:
             self._check_bounds(chunk)
         if self._validate:
             await self._verify_left_behind(chunks)
-        if all(self.is_ready(c.index) for c in chunks):
+        cold = [c for c in chunks if not self.is_ready(c.index)]
+        if not cold:
             return {}
-        return await self._fetcher.fetch(chunks, ahead, self.is_ready)
+        await self._index.load()
+        return await self._fetcher.fetch([self._index.locate(c) for c in cold], ahead)
 
     def data_fd(self) -> int:
         assert self._file is not None
@@ -100,7 +106,7 @@ class BlobCache:
                 return
             blob = self._blob
             try:
-                self._file = await trio.to_thread.run_sync(
+                file = await trio.to_thread.run_sync(
                     open_data_file,
                     self._work_dir,
                     blob_file_name(blob.id),
@@ -110,13 +116,17 @@ class BlobCache:
                 )
             except CacheError as e:
                 self._stop_keeping(str(e))
+                return
+            if not self._validate:
+                self._ready[:] = file.flags()
+            self._file = file
 
     async def _verify_left_behind(self, chunks: Sequence[Chunk]) -> None:
         """Check what the file held before this process began to look at it."""
         file = self._file
         if file is None:
             return
-        doubtful = [c for c in chunks if file.is_set(c.index) and not self._verified[c.index]]
+        doubtful = [c for c in chunks if not self._ready[c.index] and file.is_set(c.index)]
         if doubtful:
             await trio.to_thread.run_sync(self._verify, file, doubtful, limiter=self._workers)
 
@@ -126,10 +136,10 @@ class BlobCache:
                 data = os.pread(file.fd, chunk.uncompressed_size, chunk.uncompressed_offset)
                 verify_chunk(self._blob, chunk, data, validate=True)
             except (CorruptChunk, OSError) as e:
-                log.warning("cached data are fetched anew: %s", e)
+                log.warning("chunk %d of blob %s in the cache is fetched anew: %s", chunk.index, self._blob.id, e)
                 self._forget(file, chunk)
             else:
-                self._verified[chunk.index] = 1
+                self._ready[chunk.index] = 1
 
     def _forget(self, file: DataFile, chunk: Chunk) -> None:
         try:
@@ -137,8 +147,8 @@ class BlobCache:
         except OSError as e:
             self._stop_keeping(f"chunk map of blob {self._blob.id}: {e.strerror}")
 
-    def _store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
-        """Worker thread: data first, then their bits; nothing of a window is marked if any write fails."""
+    def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
+        """Worker thread: data first, then their bits; nothing of a job is marked if any write fails."""
         file = self._file
         if file is None or not self._is_kept:
             return
@@ -146,9 +156,11 @@ class BlobCache:
             for chunk, _ in chunks:
                 self._check_bounds(chunk)
             file.write([(chunk.uncompressed_offset, data) for chunk, data in chunks])
+            file.mark([chunk.index for chunk, _ in chunks])
             for chunk, _ in chunks:
-                self._verified[chunk.index] = 1
-            file.mark(chunk.index for chunk, _ in chunks)
+                self._ready[chunk.index] = 1
+        except InvalidImage as e:
+            log.warning("%s", e)
         except OSError as e:
             self._stop_keeping(f"{self._work_dir}: {e.strerror}")
 

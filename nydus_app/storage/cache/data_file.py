@@ -2,7 +2,7 @@
 
 Names and layout are nydusd 2.4's (rafs-format 10); a `<id>.chunk_map` left by 2.2 goes on being used.
 Order of truth: data are written before their bit is, in file and memory. The map is written with
-pwrite, one byte at a time and merged with what is there, because a mapping of a file on a full
+pwrite, merged with what is there, because a mapping of a file on a full
 disk turns into SIGBUS and because another daemon may share the directory: a lost update costs a
 second fetch, never a wrong bit.
 
@@ -11,7 +11,7 @@ Concurrency: `write` and `mark` come from worker threads, under one lock; `is_se
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from nydus_app.errors import CacheError
 from nydus_app.formats import chunkmap
@@ -37,6 +37,10 @@ class DataFile:
 
     def is_set(self, index: int) -> bool:
         return index < self._count and chunkmap.test_bit(self._bits, index)
+
+    def flags(self) -> bytes:
+        """A byte for each chunk: 1 where its bit is set."""
+        return chunkmap.expand_bits(self._bits, self._count)
 
     def write(self, pieces: Iterable[tuple[int, Buffer]]) -> None:
         """Each (offset, data); neighbours go out in one call.
@@ -65,18 +69,18 @@ class DataFile:
                 more = os.pwrite(self.fd, rest, offset + done)
                 rest, done = rest[more:], done + more
 
-    def mark(self, indexes: Iterable[int]) -> None:
+    def mark(self, indexes: Sequence[int]) -> None:
         """Set the bits of chunks whose data have been written. Raises OSError."""
         with self._marking:
-            touched = set()
             for index in indexes:
                 if index < self._count:
                     chunkmap.set_bit(self._bits, index)
-                    touched.add(index >> 3)
-            for at in sorted(touched):
-                place = chunkmap.HEADER_SIZE + at
-                there = os.pread(self._map_fd, 1, place) or b"\0"
-                os.pwrite(self._map_fd, bytes((self._bits[at] | there[0],)), place)
+            touched = sorted({index >> 3 for index in indexes if index < self._count})
+            for first, end in _ranges(touched):
+                place = chunkmap.HEADER_SIZE + first
+                there = os.pread(self._map_fd, end - first, place).ljust(end - first, b"\0")
+                ours = self._bits[first:end]
+                os.pwrite(self._map_fd, bytes(a | b for a, b in zip(ours, there, strict=True)), place)
 
     def clear(self, index: int) -> None:
         """Take a bit back: the chunk's data turned out to be wrong."""
@@ -89,6 +93,15 @@ class DataFile:
     def close(self) -> None:
         os.close(self.fd)
         os.close(self._map_fd)
+
+
+def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as [first, end) of those that follow each other."""
+    start = 0
+    for i in range(1, len(numbers) + 1):
+        if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
+            yield numbers[start], numbers[i - 1] + 1
+            start = i
 
 
 def map_path(work_dir: str, blob_id: str) -> str:

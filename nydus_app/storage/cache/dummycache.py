@@ -11,6 +11,7 @@ import trio
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.background import Background
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
 
@@ -29,22 +30,35 @@ class DummyCache:
         validate: bool,
         batch_size: int,
         workers: trio.CapacityLimiter,
+        background: Background,
     ) -> None:
         self._reader = reader
         self._recent: OrderedDict[int, Buffer] = OrderedDict()
         self._recent_bytes = 0
         self._fetcher = ChunkFetcher(
-            blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, store=lambda _: None
-        )
+            blob, reader, index, validate=validate, batch_size=batch_size, workers=workers,
+            background=background, store=self,
+        )  # fmt: skip
+        self._index = index
 
     def is_ready(self, index: int) -> bool:
         return False
+
+    def is_kept(self, index: int) -> bool:
+        return False
+
+    def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
+        """Readers have it; no file does."""
+
+    def follow(self, first: int, last: int) -> None:
+        """There is no place to keep what nobody has asked for."""
 
     async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         got = {c.index: self._recent[c.index] for c in chunks if c.index in self._recent}
         missing = [c for c in chunks if c.index not in got]
         if missing:
-            fetched = await self._fetcher.fetch(missing, (), self.is_ready)
+            await self._index.load()
+            fetched = await self._fetcher.fetch([self._index.locate(c) for c in missing], ())
             for index, data in fetched.items():
                 self._remember(index, data)
             got.update(fetched)

@@ -12,6 +12,10 @@ class ChunkCache(Protocol):
         """The chunk lies in the data file, verified as configured. Never waits."""
         ...
 
+    def follow(self, first: int, last: int) -> None:
+        """Somebody reads chunks `first` to `last`: who reads on and on is fetched ahead of. Never waits."""
+        ...
+
     async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         """Make every chunk readable.
 

@@ -1,0 +1,183 @@
+"""Who reads on and on is fetched ahead of; who jumps about is not; nothing is fetched twice."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import blake3
+import pytest
+import trio
+import trio.testing
+
+from nydus_app.errors import CorruptChunk
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
+from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blobcache import BlobCache
+from nydus_app.storage.chunk_index import RecordedIndex
+from nydus_app.storage.lookahead import Streams
+
+SIZE, COUNT = 1 << 18, 64
+DATA = b"".join(i.to_bytes(4, "little") * (SIZE // 4) for i in range(COUNT))
+
+
+class Table(RecordedIndex):
+    """An index that knows its whole table, as v6's does."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def end_of(self, index: int) -> int:
+        return (index + 1) * SIZE
+
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        return [chunk(i) for i in indexes]
+
+
+def chunk(i: int) -> Chunk:
+    data = DATA[i * SIZE :][:SIZE]
+    return Chunk(0, i, i * SIZE, SIZE, i * SIZE, SIZE, False, blake3.blake3(data).digest(), None)
+
+
+class Origin:
+    def __init__(self) -> None:
+        self.data = bytearray(DATA)
+        self.reads: list[tuple[int, int]] = []
+
+    async def size(self) -> int:
+        return len(self.data)
+
+    async def read(self, offset: int, size: int) -> bytes:
+        self.reads.append((offset, size))
+        await trio.lowlevel.checkpoint()
+        return bytes(self.data[offset : offset + size])
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
+    size = SIZE * COUNT
+    none = Compressor.none
+    blob = Blob(
+        0, "b" * 64, BlobFeatures.ALIGNED, none, Digester.blake3, SIZE, COUNT, size, size, none, 0, 0, 0, 0, b""
+    )
+    background, origin = Background(), Origin()
+    cache = BlobCache(
+        blob, origin, Table(blob), work_dir=str(tmp_path), validate=True, batch_size=1 << 20,
+        workers=trio.CapacityLimiter(2), background=background,
+    )  # fmt: skip
+    yield cache, origin, background
+    cache.close()
+
+
+async def read(cache: BlobCache, *indexes: int) -> None:
+    cache.follow(indexes[0], indexes[-1])
+    got = await cache.ensure([chunk(i) for i in indexes], [chunk(i) for i in range(indexes[-1] + 1, COUNT)])
+    assert all(bytes(got[i]) == DATA[i * SIZE :][:SIZE] for i in got)
+    assert all(i in got or cache.is_ready(i) for i in indexes)
+
+
+def test_a_sequential_reader_finds_all_but_the_first_there(served: tuple[BlobCache, Origin, Background]) -> None:
+    cache, origin, background = served
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background.run)
+            await trio.testing.wait_all_tasks_blocked()
+            await read(cache, 0, 1, 2, 3)
+            while not cache.is_ready(3):
+                await trio.sleep(0.001)
+            for first in range(4, 20, 4):
+                await read(cache, *range(first, first + 4))
+                while not all(cache.is_ready(i) for i in range(first, first + 8)):
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        fetched = [at for offset, size in origin.reads for at in range(offset, offset + size, SIZE)]
+        assert sorted(fetched) == sorted(set(fetched))
+        assert max(fetched) >= 24 * SIZE
+
+    trio.run(main)
+
+
+def test_a_reader_who_jumps_is_not_run_ahead_of(served: tuple[BlobCache, Origin, Background]) -> None:
+    cache, origin, background = served
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for i in (40, 10, 60, 20):
+                await read(cache, i)
+            nursery.cancel_scope.cancel()
+        assert sum(size for _, size in origin.reads) <= 4 << 20
+
+    trio.run(main)
+
+
+def test_a_corrupt_chunk_that_was_fetched_ahead_is_its_readers_error_alone(
+    served: tuple[BlobCache, Origin, Background],
+) -> None:
+    cache, origin, background = served
+    origin.data[9 * SIZE] ^= 1
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background.run)
+            await trio.testing.wait_all_tasks_blocked()
+            for i in range(9):
+                await read(cache, i)
+            with pytest.raises(CorruptChunk):
+                await read(cache, 9)
+            for i in range(10, 20):
+                await read(cache, i)
+            origin.data[9 * SIZE] ^= 1
+            await read(cache, 9)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_an_answer_does_not_wait_for_the_disk(
+    served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader has his data while they are being stored, and they are ready only after that."""
+    import threading
+
+    cache, _, background = served
+    gate = threading.Event()
+    stored = cache.store
+
+    def slow(chunks: object) -> None:
+        assert gate.wait(10)
+        stored(chunks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "store", slow)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(background.run)
+            await trio.testing.wait_all_tasks_blocked()
+            got = await cache.ensure([chunk(0)], ())
+            assert bytes(got[0]) == DATA[:SIZE]
+            assert not cache.is_ready(0)
+            again = await cache.ensure([chunk(0)], ())
+            assert bytes(again[0]) == DATA[:SIZE]
+            gate.set()
+            while not cache.is_ready(0):
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_streams() -> None:
+    streams = Streams()
+    assert streams.step(0, 3) is None
+    stream = streams.step(4, 7)
+    assert stream is not None and (stream.last, stream.frontier) == (7, 8)
+    stream.frontier = 20
+    assert streams.step(7, 7) is None
+    assert streams.step(100, 100) is None
+    assert streams.step(8, 11) is stream
+    assert stream.frontier == 20
+    assert streams.step(101, 101) not in (None, stream)
