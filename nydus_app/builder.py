@@ -21,7 +21,7 @@ import trio
 from nydus_app.config.tree import Blobcache, DataPath, Dummycache, Fuse, Localfs, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree
 from nydus_app.errors import BackendNotFound, CacheError, ConfigError, ConfigFileError, InvalidImage, Unsupported
-from nydus_app.filesystems.blob_devices import BlobDevices
+from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
@@ -189,8 +189,8 @@ def why_not_erofs(tree: Tree, image: Image) -> str | None:
         return "the image has no blobs"
     if not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
         return "the image leaves owners to the server"
-    if image.path is None or "," in image.path:
-        return "the bootstrap is in no file that mount(2) could name"
+    if image.path is None:
+        return "the bootstrap is in no file that could be mounted"
     return erofs.why_not()
 
 
@@ -203,7 +203,7 @@ def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
         reason = why_not_erofs(tree, image)
         if reason is None:
             assert image.path is not None
-            return ErofsTree(_devices(image), mountpoint, os.path.realpath(image.path)), None
+            return _erofs_tree(image, mountpoint), None
         if tree.mode.data_path is DataPath.erofs:
             raise ConfigError(f"mode.data_path=erofs: {reason}")
     vfs = Vfs()
@@ -211,12 +211,24 @@ def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
     return FuseTree(vfs, mountpoint, writable=tree.mode.writable), reason
 
 
-def _devices(image: Image) -> BlobDevices:
-    spaces = []
+def _erofs_tree(image: Image, mountpoint: str) -> ErofsTree:
+    assert image.path is not None
+    filesystem = BlobDevices(image.device.background)
+    devices = add_devices(filesystem, image)
+    return ErofsTree(filesystem, mountpoint, os.path.realpath(image.path), devices, image.close)
+
+
+def add_devices(filesystem: BlobDevices, image: Image) -> list[BlobDevice | str]:
+    """A device for each blob of a RAFS v6 image: a file of `filesystem`, or the path of a cache file that is whole."""
+    devices: list[BlobDevice | str] = []
     for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
-        assert isinstance(index, CompressionInfoIndex)
-        spaces.append(AddressSpace(AlignedPlaces(blob, index), cache))
-    return BlobDevices(spaces, image.device, image.close)
+        assert isinstance(index, CompressionInfoIndex) and isinstance(cache, BlobCache)
+        fd = cache.whole_file()
+        if fd is None:
+            devices.append(filesystem.add(AddressSpace(AlignedPlaces(blob, index), cache)))
+        else:
+            devices.append(f"/proc/self/fd/{fd}")
+    return devices
 
 
 def run(tree: Tree) -> int:

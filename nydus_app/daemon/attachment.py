@@ -9,15 +9,18 @@ The order is: `mount` (nothing answers yet) → the transport serves → `expose
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+import trio
+
 from nydus_app.errors import MountError
-from nydus_app.filesystems.blob_devices import BlobDevices
+from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.linux.fuse_device import FuseDevice, clear_dead_mount, is_dead, mount_fuse
-from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
+from nydus_app.linux.mount import MNT_DETACH, MountTableWatch, mounts_at, unmount
+from nydus_app.transports.device_copies import DeviceCopies
 from nydus_app.transports.erofs import ErofsMount
 
 RUN_DIR = "/run/nydus"
@@ -31,12 +34,20 @@ class Attachment(Protocol):
         """Raises MountError, and leaves nothing then."""
         ...
 
-    def expose(self, stop: Callable[[], None]) -> None:
-        """`stop` is called, on the transport's thread, when somebody unmounts. Raises MountError."""
+    def expose(self) -> None:
+        """Raises MountError."""
+        ...
+
+    async def work(self, stop: Callable[[], None]) -> None:
+        """What goes on besides the requests once the tree is exposed, until cancelled; `stop` when somebody unmounts."""
         ...
 
     def withdraw(self) -> None:
         """Unmount whatever is mounted, in the right order. Raises MountError."""
+        ...
+
+    def close(self) -> None:
+        """Free what the tree is made of; nothing is mounted any more."""
         ...
 
 
@@ -73,24 +84,44 @@ class FuseTree:
         self._device = mount_fuse(self.mountpoint, writable=self._writable)
         return self._device
 
-    def expose(self, stop: Callable[[], None]) -> None:
+    def expose(self) -> None:
+        """The tree is exposed by its mount."""
+
+    async def work(self, stop: Callable[[], None]) -> None:
         """The end of the FUSE session is noticed by its transport."""
+        await self.filesystem.work()
 
     def withdraw(self) -> None:
         if self._device is not None:
             self._device.unmount()
 
+    def close(self) -> None:
+        self.filesystem.close()
+
 
 class ErofsTree:
-    """`bootstrap` is the path of a RAFS v6 bootstrap, `filesystem` serves its blobs."""
+    """`bootstrap` is the path of an EROFS image; its devices are files of `filesystem`, or paths of files of their own.
 
-    def __init__(self, filesystem: BlobDevices, mountpoint: str, bootstrap: str) -> None:
+    Closing it calls `close`.
+    """
+
+    def __init__(
+        self,
+        filesystem: BlobDevices,
+        mountpoint: str,
+        bootstrap: str,
+        devices: Sequence[BlobDevice | str],
+        close: Callable[[], None],
+    ) -> None:
         self.filesystem = filesystem
         self.mountpoint = mountpoint
+        self.close = close
         self._private = private_dir(mountpoint)
         self._device: FuseDevice | None = None
-        devices = [os.path.join(self._private, name) for name in filesystem.names()]
-        self._erofs = ErofsMount(mountpoint, bootstrap, devices)
+        self._served = [d for d in devices if isinstance(d, BlobDevice)]
+        self._copies = [DeviceCopies(os.path.join(self._private, d.name)) for d in self._served]
+        paths = [d if isinstance(d, str) else os.path.join(self._private, d.name) for d in devices]
+        self._erofs = ErofsMount(mountpoint, bootstrap, paths)
 
     def mount(self) -> FuseDevice:
         try:
@@ -102,11 +133,45 @@ class ErofsTree:
         self._device = mount_fuse(self._private, writable=False)
         return self._device
 
-    def expose(self, stop: Callable[[], None]) -> None:
+    def expose(self) -> None:
+        try:
+            for device, copies in zip(self._served, self._copies, strict=True):
+                copies.open()
+                device.own_opens = 1
+        except OSError as e:
+            raise MountError(f"{self._private}: {e.strerror}") from None
         self._erofs.mount()
-        self.filesystem.on_released = stop
+
+    async def work(self, stop: Callable[[], None]) -> None:
+        def released() -> None:
+            if all(d.opens <= d.own_opens for d in self._served):
+                stop()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.filesystem.work)
+            for device, copies in zip(self._served, self._copies, strict=True):
+                device.released, device.answered = released, copies.answered
+                nursery.start_soon(copies.run)
+            if self._served:
+                released()
+            else:
+                nursery.start_soon(self._stop_when_unmounted, stop)
+
+    async def _stop_when_unmounted(self, stop: Callable[[], None]) -> None:
+        """No device tells, for none is ours: the mount table does."""
+        watch = MountTableWatch()
+        try:
+            while self._erofs.is_mounted():
+                await trio.lowlevel.wait_readable(watch)
+                watch.take()
+            stop()
+        finally:
+            watch.close()
 
     def withdraw(self) -> None:
+        for device, copies in zip(self._served, self._copies, strict=True):
+            device.own_opens = 0
+            copies.close()
         self._erofs.unmount()
         if self._device is not None:
             self._device.unmount()

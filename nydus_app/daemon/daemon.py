@@ -107,7 +107,7 @@ class FuseDaemon:
                 # One error ends the daemon; which nursery it passed is of no interest to a person.
                 self._failure = _first(group)
             finally:
-                self._attachment.filesystem.close()
+                self._attachment.close()
         if self._failure is not None:
             raise self._failure
 
@@ -126,9 +126,8 @@ class FuseDaemon:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._stop_on_signal, signals)
                     nursery.start_soon(self._run_transport, transport)
-                    nursery.start_soon(self._attachment.filesystem.work)
                     try:
-                        await self._be_ready(device)
+                        await self._be_ready(device, nursery)
                     finally:
                         await self._withdraw()
                     nursery.cancel_scope.cancel()
@@ -137,11 +136,12 @@ class FuseDaemon:
         finally:
             self._attachment.withdraw()
 
-    async def _be_ready(self, device: FuseDevice) -> None:
+    async def _be_ready(self, device: FuseDevice, nursery: trio.Nursery) -> None:
         # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
         await trio.to_thread.run_sync(os.statvfs, device.mountpoint, abandon_on_cancel=True)
         device.raise_read_ahead()
-        await trio.to_thread.run_sync(self._attachment.expose, self._unmounted)
+        await trio.to_thread.run_sync(self._attachment.expose)
+        nursery.start_soon(self._attachment.work, self._unmounted)
         self._mounts = [view._replace(mounted_time=utc_now()) for view in self._views]
         self._machine.fire(Event.START)
         async with AsyncExitStack() as stack:

@@ -1,10 +1,11 @@
-"""The blobs of an image as files `0`, `1`, … of one directory: devices of the kernel's EROFS.
+"""Blobs as files of one directory: devices of the kernel's EROFS, for any number of its mounts.
 
 A READ is answered whole or with an error, never short: a short answer would shrink the file in the
 kernel, and every later read behind it would fail until the next mount.
 
-The kernel opens every device once with its mount and releases it with its unmount; that is how an
-unmount from outside is noticed (`on_released`).
+The kernel opens a device with its mount and releases it when the last user of that mount is gone: that is
+how an unmount from outside is noticed (`Device.released`). Names are numbers that are never used again,
+because the kernel may remember that one was not there; the listing hides them.
 """
 
 import errno
@@ -16,46 +17,63 @@ from nydus_app.errors import CacheError
 from nydus_app.filesystems.port import Attr, Entry, Statfs
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.storage.address_space import AddressSpace
-from nydus_app.storage.device import Device
+from nydus_app.storage.background import Background
 
 ROOT = 1
 FIRST_DEVICE = 2
 
 
+class BlobDevice:
+    """One blob's file. `released` and `answered` (offset, bytes) are called on the transport's thread."""
+
+    def __init__(self, ino: int, space: AddressSpace) -> None:
+        self.ino = ino
+        self.name = str(ino)
+        self.space = space
+        self.opens = 0
+        self.own_opens = 0
+        self.released: Callable[[], None] = lambda: None
+        self.answered: Callable[[int, int], None] = lambda offset, size: None
+
+
 class BlobDevices:
-    """A FileSystem of one flat directory. `spaces` read from `device`; `close` is called with the daemon's end."""
+    """A FileSystem of one flat directory; `background` is that of the caches behind all its devices."""
 
     root = ROOT
 
-    def __init__(self, spaces: Sequence[AddressSpace], device: Device, close: Callable[[], None]) -> None:
-        self._spaces = spaces
-        self._device = device
-        self._close = close
-        self._open = 0
-        self.on_released: Callable[[], None] = lambda: None
+    def __init__(self, background: Background) -> None:
+        self.work = background.run
+        self._devices: dict[int, BlobDevice] = {}
+        self._next = FIRST_DEVICE
 
-    def names(self) -> list[str]:
-        return [str(i) for i in range(len(self._spaces))]
+    def add(self, space: AddressSpace) -> BlobDevice:
+        device = self._devices[self._next] = BlobDevice(self._next, space)
+        self._next += 1
+        return device
 
-    def _space(self, ino: int) -> AddressSpace:
-        if not FIRST_DEVICE <= ino < FIRST_DEVICE + len(self._spaces):
+    def remove(self, device: BlobDevice) -> None:
+        del self._devices[device.ino]
+
+    def _device(self, ino: int) -> BlobDevice:
+        device = self._devices.get(ino)
+        if device is None:
             raise OSError(errno.EISDIR if ino == ROOT else errno.ESTALE, "")
-        return self._spaces[ino - FIRST_DEVICE]
+        return device
 
     def lookup(self, parent: int, name: bytes) -> Attr | None:
-        if not name.isdigit() or str(int(name)).encode() != name or int(name) >= len(self._spaces):
-            return None
-        return self.getattr(FIRST_DEVICE + int(name))
+        if parent != ROOT:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        ino = int(name) if name.isdigit() and len(name) < 20 else 0
+        return self.getattr(ino) if ino in self._devices and str(ino).encode() == name else None
 
     def getattr(self, ino: int) -> Attr:
         if ino == ROOT:
             return Attr(ROOT, stat.S_IFDIR | 0o700, 2, os.geteuid(), os.getegid(), 0, 0, 0, 0, 0, 0)
-        size = self._space(ino).size
+        size = self._device(ino).space.size
         return Attr(ino, stat.S_IFREG | 0o400, 1, os.geteuid(), os.getegid(), 0, size, -(-size // 512), 0, 0, 0)
 
     def readdir(self, ino: int, start: int) -> Iterator[Entry]:
-        for number in range(start, len(self._spaces)):
-            yield Entry(number + 1, str(number).encode(), self.getattr(FIRST_DEVICE + number))
+        return iter(())
 
     def readlink(self, ino: int) -> bytes:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -67,26 +85,24 @@ class BlobDevices:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     def statfs(self) -> Statfs:
-        return Statfs(block_size=4096, blocks=0, files=len(self._spaces), name_max=255)
+        return Statfs(block_size=4096, blocks=0, files=len(self._devices), name_max=255)
 
     def open(self, ino: int) -> None:
-        self._space(ino)
-        self._open += 1
+        self._device(ino).opens += 1
 
     def release(self, ino: int) -> None:
-        self._open -= 1
-        if not self._open:
-            self.on_released()
+        device = self._device(ino)
+        device.opens -= 1
+        if device.opens <= device.own_opens:
+            device.released()
 
     async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
-        space = self._space(ino)
-        data = await space.read(offset, size)
-        if sum(map(len, data)) != max(0, min(size, space.size - offset)):
-            raise CacheError(f"device {ino - FIRST_DEVICE}: a short read at {offset}")
-        return data
-
-    async def work(self) -> None:
-        await self._device.work()
+        device = self._device(ino)
+        parts = await device.space.read(offset, size)
+        if sum(map(len, parts)) != max(0, min(size, device.space.size - offset)):
+            raise CacheError(f"device {device.name}: a short read at {offset}")
+        device.answered(offset, size)
+        return parts
 
     def close(self) -> None:
-        self._close()
+        self._devices.clear()

@@ -1,8 +1,9 @@
-"""mount(2) and umount2(2), and the mount table (`proc_pid_mountinfo(5)`)."""
+"""mount(2), umount2(2), fsopen(2) and its kin, and the mount table (`proc_pid_mountinfo(5)`)."""
 
 import ctypes
 import os
-from collections.abc import Iterator
+import select
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 MS_RDONLY = 0x1
@@ -10,6 +11,13 @@ MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOATIME = 0x400
 MNT_DETACH = 0x2
+
+SYS_MOVE_MOUNT, SYS_FSOPEN, SYS_FSCONFIG, SYS_FSMOUNT = 429, 430, 431, 432
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG, FSCONFIG_SET_STRING, FSCONFIG_CMD_CREATE = 0, 1, 6
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOATIME = 0x1, 0x2, 0x4, 0x10
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+AT_FDCWD = -100
 
 
 def _call(name: str, path: str, *args: object) -> None:
@@ -37,6 +45,36 @@ def unmount(target: str, flags: int = 0) -> None:
     _call("umount2", target, os.fsencode(target), ctypes.c_int(flags))
 
 
+def _syscall(number: int, *args: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    done: int = libc.syscall(ctypes.c_long(number), *args)
+    if done < 0:
+        failed = ctypes.get_errno()
+        raise OSError(failed, os.strerror(failed))
+    return done
+
+
+def mount_configured(fs_type: str, target: str, options: Iterable[tuple[str, str]], attributes: int) -> None:
+    """Mount read-only by fsopen(2), fsconfig(2), fsmount(2), move_mount(2), whose options may be any number.
+
+    mount(2) takes one page of them. Raises OSError.
+    """
+    fs = _syscall(SYS_FSOPEN, fs_type.encode(), ctypes.c_uint(FSOPEN_CLOEXEC))
+    try:
+        _syscall(SYS_FSCONFIG, fs, ctypes.c_uint(FSCONFIG_SET_FLAG), b"ro", None, 0)
+        for key, value in options:
+            words = key.encode(), os.fsencode(value)
+            _syscall(SYS_FSCONFIG, fs, ctypes.c_uint(FSCONFIG_SET_STRING), *words, 0)
+        _syscall(SYS_FSCONFIG, fs, ctypes.c_uint(FSCONFIG_CMD_CREATE), None, None, 0)
+        tree = _syscall(SYS_FSMOUNT, fs, ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+    finally:
+        os.close(fs)
+    try:
+        _syscall(SYS_MOVE_MOUNT, tree, b"", AT_FDCWD, os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH))
+    finally:
+        os.close(tree)
+
+
 class MountPoint(NamedTuple):
     """One line of mountinfo; `device` is "major:minor"."""
 
@@ -58,6 +96,30 @@ def mounts() -> Iterator[MountPoint]:
 def mounts_at(path: str) -> list[MountPoint]:
     """What is mounted exactly at `path` (canonical), the topmost last."""
     return [m for m in mounts() if m.path == path]
+
+
+class MountTableWatch:
+    """Becomes readable when the mount table of this process changes.
+
+    The kernel reports a change of mountinfo as POLLERR | POLLPRI (`proc_pid_mounts(5)`), which event loops do
+    not wait for; an epoll descriptor that watches it is readable then.
+    """
+
+    def __init__(self) -> None:
+        self._table = open("/proc/self/mountinfo", "rb")
+        self._epoll = select.epoll()
+        self._epoll.register(self._table, select.EPOLLERR | select.EPOLLPRI)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def take(self) -> None:
+        """Wait for the next change from now on."""
+        self._epoll.poll(0)
+
+    def close(self) -> None:
+        self._epoll.close()
+        self._table.close()
 
 
 def _unescape(field: str) -> str:

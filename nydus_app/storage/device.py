@@ -18,6 +18,7 @@ class Device:
 
     def __init__(self, caches: Sequence[ChunkCache], background: Background) -> None:
         self._caches = caches
+        self.background = background
         self.work = background.run
 
     async def read(self, segments: Sequence[Segment], ahead: Iterable[Chunk] = ()) -> Sequence[Buffer]:

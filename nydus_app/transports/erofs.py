@@ -1,6 +1,6 @@
 """The kernel's EROFS over device files: warm data and metadata never meet this process.
 
-mount(2) with `device=` takes plain files since Linux 6.12 (file-backed mounts); before, and without
+A mount with `device=` takes plain files since Linux 6.12 (file-backed mounts); before, and without
 CAP_SYS_ADMIN, the FUSE file system serves the image.
 """
 
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from nydus_app.errors import MountError
 from nydus_app.linux.mount import (
     MNT_DETACH,
-    MS_NOATIME,
-    MS_NODEV,
-    MS_NOSUID,
-    MS_RDONLY,
-    mount,
+    MOUNT_ATTR_NOATIME,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    mount_configured,
     mounts_at,
     unmount,
 )
 
 FIRST_KERNEL = (6, 12)
+ATTRIBUTES = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME
 
 
 def why_not() -> str | None:
@@ -47,13 +48,19 @@ class ErofsMount:
 
     def mount(self) -> None:
         """Blocks while the kernel opens the devices: never on the thread that serves them."""
-        options = ",".join(f"device={d}" for d in self._devices)
+        options = [("source", self._bootstrap), *(("device", d) for d in self._devices)]
         try:
-            flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME
-            mount(self._bootstrap, self._mountpoint, "erofs", flags, options)
+            mount_configured("erofs", self._mountpoint, options, ATTRIBUTES)
         except OSError as e:
             raise MountError(f"cannot mount EROFS at {self._mountpoint}: {e.strerror}") from None
         self._device = mounts_at(self._mountpoint)[-1].device
+
+    def adopt(self) -> None:
+        """It is mounted already, by a predecessor. Raises MountError where it is not."""
+        top = mounts_at(self._mountpoint)
+        if not top or top[-1].fs_type != "erofs":
+            raise MountError(f"no EROFS is mounted at {self._mountpoint}")
+        self._device = top[-1].device
 
     def is_mounted(self) -> bool:
         return self._device is not None and any(m.device == self._device for m in mounts_at(self._mountpoint))

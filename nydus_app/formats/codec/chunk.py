@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from nydus_app.errors import CorruptChunk, NydusError
-from nydus_app.formats.codec.compress import Buffer, Decompressor
+from nydus_app.formats.codec.compress import Buffer, Decompressor, decompress_zstd_frames
 from nydus_app.formats.codec.digest import crc32c, digest
 from nydus_app.formats.rafs.values import Blob, Chunk, Compressor
+
+TOGETHER = 4
 
 Decoded = dict[int, Buffer | NydusError]
 """By chunk index: the data, or why there are none."""
@@ -28,16 +30,36 @@ def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> N
 def decode_chunks(blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, *, validate: bool) -> Decoded:
     """Verified uncompressed data of `chunks`, each by itself, from `raw`, the blob's bytes from `offset` on."""
     view = memoryview(raw)
-    codecs = {True: Decompressor(blob.compressor), False: Decompressor(Compressor.none)}
+    codec = Decompressor(blob.compressor)
+    contents = _decompress_together(blob, chunks, raw, offset)
     decoded: Decoded = {}
     for chunk in chunks:
         start = chunk.compressed_offset - offset
-        stored = view[start : start + chunk.compressed_size]
         try:
-            data = codecs[chunk.is_compressed].decompress(stored, chunk.uncompressed_size)
+            data = contents.get(chunk.index)
+            if data is None:
+                data = view[start : start + chunk.compressed_size]
+                if chunk.is_compressed:
+                    data = codec.decompress(data, chunk.uncompressed_size)
             verify_chunk(blob, chunk, data, validate=validate)
         except CorruptChunk as e:
             decoded[chunk.index] = CorruptChunk(f"chunk {chunk.index} of blob {blob.id}: {e}")
         else:
             decoded[chunk.index] = data
     return decoded
+
+
+def _decompress_together(blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int) -> dict[int, memoryview]:
+    """What one call can do; nothing where there is little to do, or a chunk is damaged (they are tried one by one then).
+
+    A call for each small chunk would take and give up the interpreter's lock as often, and wait for it.
+    """
+    packed = [c for c in chunks if c.is_compressed]
+    if blob.compressor is not Compressor.zstd or len(packed) < TOGETHER:
+        return {}
+    frames = [(c.compressed_offset - offset, c.compressed_size) for c in packed]
+    try:
+        contents = decompress_zstd_frames(raw, frames, [c.uncompressed_size for c in packed])
+    except CorruptChunk:
+        return {}
+    return {c.index: data for c, data in zip(packed, contents, strict=True)}

@@ -5,8 +5,10 @@ The codecs release the GIL on inputs of chunk size.
 """
 
 import zlib
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 
 import lz4.block
 import zstandard
@@ -47,6 +49,20 @@ def _gzip(data: Buffer, size: int) -> bytes:
     if not inflater.eof:
         raise CorruptChunk("gzip: the member does not end where the chunk does")
     return out
+
+
+def decompress_zstd_frames(raw: Buffer, frames: Sequence[tuple[int, int]], sizes: Sequence[int]) -> list[memoryview]:
+    """Frames at (offset, size) of `raw` in one call of the codec, which holds no lock for as long; `sizes` are
+    those of their contents. Raises CorruptChunk for all of them if one is damaged.
+    """
+    segments = zstandard.BufferWithSegments(raw, array("Q", chain.from_iterable(frames)).tobytes())
+    try:
+        found = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
+            segments, decompressed_sizes=array("Q", sizes)
+        )
+    except (zstandard.ZstdError, ValueError) as e:
+        raise CorruptChunk(f"zstd: {e}") from None
+    return [memoryview(segment) for segment in found]
 
 
 class Decompressor:

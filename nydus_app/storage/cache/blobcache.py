@@ -4,6 +4,7 @@ A directory that cannot be written, or a full disk, costs no reader anything: ch
 the fetch straight to the reader, with one warning.
 """
 
+import fcntl
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
-from nydus_app.storage.cache.data_file import DataFile, open_data_file
+from nydus_app.storage.cache.data_file import DataFile, data_path, open_data_file
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
 
@@ -87,6 +88,28 @@ class BlobCache:
         assert self._file is not None
         return self._file.fd
 
+    def whole_file(self) -> int | None:
+        """Descriptor of the data file if every chunk is there and may be served as it is, else None.
+
+        It is share-locked (flock(2)) from then on until the cache is closed: whoever would punch holes into
+        it has to look elsewhere. Blocks; to be called before anything is served.
+        """
+        blob, file = self._blob, self._file
+        if self._validate or blob.uncompressed_size % BLOCK:
+            return None
+        if file is None and os.path.exists(data_path(self._work_dir, blob_file_name(blob.id))):
+            try:
+                file = self._take_file(self._open_file())
+            except CacheError:
+                return None
+        if file is None or 0 in self._ready:
+            return None
+        try:
+            fcntl.flock(file.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        return file.fd
+
     def close(self) -> None:
         self._reader.close()
         if self._file is not None:
@@ -104,22 +127,26 @@ class BlobCache:
         async with self._opening:
             if self._file is not None or not self._is_kept:
                 return
-            blob = self._blob
             try:
-                file = await trio.to_thread.run_sync(
-                    open_data_file,
-                    self._work_dir,
-                    blob_file_name(blob.id),
-                    blob.uncompressed_size,
-                    blob.chunk_count,
-                    bool(blob.features & BlobFeatures.ALIGNED),
-                )
+                self._take_file(await trio.to_thread.run_sync(self._open_file))
             except CacheError as e:
                 self._stop_keeping(str(e))
-                return
-            if not self._validate:
-                self._ready[:] = file.flags()
-            self._file = file
+
+    def _open_file(self) -> DataFile:
+        blob = self._blob
+        return open_data_file(
+            self._work_dir,
+            blob_file_name(blob.id),
+            blob.uncompressed_size,
+            blob.chunk_count,
+            bool(blob.features & BlobFeatures.ALIGNED),
+        )
+
+    def _take_file(self, file: DataFile) -> DataFile:
+        if not self._validate:
+            self._ready[:] = file.flags()
+        self._file = file
+        return file
 
     async def _verify_left_behind(self, chunks: Sequence[Chunk]) -> None:
         """Check what the file held before this process began to look at it."""

@@ -104,6 +104,10 @@ def _ranges(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = i
 
 
+def data_path(work_dir: str, blob_id: str) -> str:
+    return os.path.join(work_dir, f"{blob_id}.blob.data")
+
+
 def map_path(work_dir: str, blob_id: str) -> str:
     """2.4's name, or 2.2's where only that exists."""
     current = os.path.join(work_dir, f"{blob_id}.blob.data.chunk_map")
@@ -113,7 +117,7 @@ def map_path(work_dir: str, blob_id: str) -> str:
 
 def open_data_file(work_dir: str, blob_id: str, size: int, chunk_count: int, is_aligned: bool) -> DataFile:
     """Open or create the pair. Bits of a map whose data file is new or was resized mean nothing."""
-    path = os.path.join(work_dir, f"{blob_id}.blob.data")
+    path = data_path(work_dir, blob_id)
     data_fd = map_fd = -1
     try:
         data_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
