@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from nydus_app.config.tree import Blobcache, DataPath, Dummycache, Fuse, Localfs, Tree
+from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, Localfs, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree
 from nydus_app.errors import BackendNotFound, CacheError, ConfigError, ConfigFileError, InvalidImage, Unsupported
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
@@ -40,7 +40,7 @@ from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstra
 from nydus_app.transports import erofs
 
 if TYPE_CHECKING:
-    from nydus_app.daemon.daemon import FuseDaemon
+    from nydus_app.daemon.daemon import FuseDaemon, MakeTransport
 
 log = logging.getLogger("nydus.builder")
 
@@ -241,7 +241,6 @@ def run(tree: Tree) -> int:
     from nydus_app.daemon.info import MountInfo
     from nydus_app.daemon.limits import raise_nofile
     from nydus_app.daemon.log import open_log
-    from nydus_app.transports.libfuse import LibfuseTransport
 
     open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
     image = open_image(tree)
@@ -256,7 +255,7 @@ def run(tree: Tree) -> int:
     view = MountInfo("Rafs", tree.virtual_mountpoint, "", config_v2(tree), data_path, reason)
     daemon = FuseDaemon(
         attachment,
-        make_transport=LibfuseTransport,
+        make_transport=_make_transport(tree.mode.driver),
         serve_api=partial(_serve_api, tree.api.sock) if tree.api.sock else None,
         views=[view],
         id=tree.daemon.id,
@@ -265,6 +264,16 @@ def run(tree: Tree) -> int:
     trio.run(daemon.run)
     log.info("nydusd quits")
     return 0
+
+
+def _make_transport(driver: Driver) -> "MakeTransport":
+    if driver is Driver.pyfuse3:
+        from nydus_app.transports.libfuse import LibfuseTransport
+
+        return LibfuseTransport
+    from nydus_app.transports.fusedev import FusedevTransport
+
+    return lambda filesystem, device: FusedevTransport(filesystem, device.fd)
 
 
 def _serve_api(sock: str, daemon: "FuseDaemon") -> AbstractAsyncContextManager[None]:

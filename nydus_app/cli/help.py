@@ -22,6 +22,8 @@ Keys that are used most (all of them: nydus-run … --cfg job):
   cache.validate          compare every chunk with its digest (true)
   rafs.batch_size         bytes fetched around a small read, 0 for none (1 MiB)
   mode.threads            worker threads (4)
+  mode.data_path          auto, erofs (the kernel serves files, we their blobs) or fuse (auto)
+  mode.driver             who speaks FUSE: fusedev (we, on /dev/fuse) or pyfuse3 (libfuse) (fusedev)
   api.sock                Unix socket of the administration API (none)
   log.level, log.file     trace, debug, info, warn or error; standard error unless a file is named
 

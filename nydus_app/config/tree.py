@@ -41,6 +41,13 @@ class DataPath(Enum):
     fuse = "fuse"
 
 
+class Driver(Enum):
+    """Who speaks FUSE: we ourselves on /dev/fuse, or libfuse."""
+
+    fusedev = "fusedev"
+    pyfuse3 = "pyfuse3"
+
+
 class RafsMode(Enum):
     """Accepted for old files; metadata is always read from the mapped bootstrap."""
 
@@ -65,6 +72,7 @@ class Fuse:
     threads: int = 4  # decode and I/O threads, 1..1024
     failover_policy: FailoverPolicy = FailoverPolicy.resend
     data_path: DataPath = DataPath.auto
+    driver: Driver = Driver.fusedev
     writable: bool = False  # mount read-write (the image itself stays read-only)
 
 

@@ -40,6 +40,7 @@ class BlobDevices:
     """A FileSystem of one flat directory; `background` is that of the caches behind all its devices."""
 
     root = ROOT
+    tracks_opens = True
 
     def __init__(self, background: Background) -> None:
         self.work = background.run
@@ -73,6 +74,7 @@ class BlobDevices:
         return Attr(ino, stat.S_IFREG | 0o400, 1, os.geteuid(), os.getegid(), 0, size, -(-size // 512), 0, 0, 0)
 
     def readdir(self, ino: int, start: int) -> Iterator[Entry]:
+        """Nothing: who walks the machine's trees shall not read the devices."""
         return iter(())
 
     def readlink(self, ino: int) -> bytes:

@@ -47,8 +47,16 @@ class Statfs(NamedTuple):
 class FileSystem(Protocol):
     root: int
 
+    @property
+    def tracks_opens(self) -> bool:
+        """`open` and `release` must be told; where not, a kernel need not ask before it reads."""
+        ...
+
     def lookup(self, parent: int, name: bytes) -> Attr | None:
-        """None: no such name, and there never will be one (the answer may be cached)."""
+        """None: no such name, and there never will be one (the answer may be cached).
+
+        `..` is the parent (the root's own is the root), or None where directories do not know it.
+        """
         ...
 
     def getattr(self, ino: int) -> Attr: ...

@@ -25,6 +25,8 @@ AHEAD_CHUNKS = 256
 class RafsFileSystem:
     """`verify_inodes` checks v5 inodes against their digests before they are shown."""
 
+    tracks_opens = False
+
     def __init__(
         self, bootstrap: Bootstrap, device: Device, *, enable_xattr: bool, verify_inodes: bool
     ) -> None:

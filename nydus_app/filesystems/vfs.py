@@ -47,6 +47,10 @@ class Vfs:
         mount = self._mounts[1]
         return mount.index << INDEX_SHIFT | mount.filesystem.root
 
+    @property
+    def tracks_opens(self) -> bool:
+        return any(m.filesystem.tracks_opens for m in self._mounts.values())
+
     def _resolve(self, ino: int) -> tuple[int, FileSystem, int]:
         """Index bits, file system, inode there. ESTALE for a mount that is gone."""
         mount = self._mounts.get(ino >> INDEX_SHIFT)

@@ -1,0 +1,164 @@
+"""A FileSystem served to the kernel over /dev/fuse, without libfuse.
+
+One task leads: it takes the next request and answers it. A request that has to wait (a READ of data
+that are not here yet) keeps its task, and another one leads from then on; a request that need not
+wait costs no task. So nothing that a backend does, or never does, holds up who asks for something else.
+
+Concurrency: all of it belongs to one trio thread. The leader alone reads the device, into the one
+buffer; the codec copies out of it whatever is used after the first wait.
+"""
+
+import errno
+import logging
+import os
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import trio
+
+from nydus_app.errors import ProtocolViolation
+from nydus_app.filesystems.port import FileSystem
+from nydus_app.formats.codec.compress import Buffer
+from nydus_app.protocols.fuse.init import Settings
+from nydus_app.protocols.fuse.replies import encode_error, encode_resend
+from nydus_app.protocols.fuse.requests import decode_request
+from nydus_app.transports.fuse_session import MAX_WRITE, FuseSession
+
+log = logging.getLogger("nydus.fuse")
+
+T = TypeVar("T")
+
+BUFFER_SIZE = MAX_WRITE + 4096
+"""The kernel wants room for a WRITE with its headers."""
+
+MAX_WAITING = 1024
+"""Requests that may wait at a time; then the next one is taken when one of them is answered."""
+
+FAIR = 32
+"""Requests in a row before other tasks (the API, replies that threads have ready) get their turn."""
+
+MAX_PARTS = 1024
+"""IOV_MAX."""
+
+UNMOUNTED = (errno.ENODEV, errno.ECONNABORTED)
+AGAIN = (errno.EINTR, errno.ENOENT)
+"""A signal; a request that was withdrawn while it was read."""
+
+
+class FusedevTransport:
+    """Serves `filesystem` on `fd`, an open /dev/fuse with a mount behind it, until it is unmounted.
+
+    With `settings` (those of `FusedevTransport.settings` elsewhere) a session that runs already is
+    taken over; `resend` then asks for what was in flight. The descriptor stays the caller's.
+    """
+
+    def __init__(self, filesystem: FileSystem, fd: int, settings: Settings | None = None) -> None:
+        self._session = FuseSession(filesystem, settings)
+        self._fd = fd
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._scope = trio.CancelScope()
+        self._waiting = 0
+        self._is_led = True
+        self._in_a_row = 0
+
+    @property
+    def settings(self) -> Settings | None:
+        """What INIT has agreed upon, None before."""
+        return self._session.settings
+
+    async def serve(self) -> None:
+        """Returns when the kernel has no more requests (unmounted) or after `stop`."""
+        os.set_blocking(self._fd, False)
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._lead, nursery)
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    def close(self) -> None:
+        """Nothing is held but memory."""
+
+    def resend(self) -> None:
+        """Have the kernel send again what it has sent and got no reply to (Linux 6.9)."""
+        try:
+            os.write(self._fd, encode_resend())
+        except OSError as e:
+            log.warning("this kernel does not send again what was in flight (%s)", e.strerror)
+
+    async def _lead(self, nursery: trio.Nursery) -> None:
+        """Answer requests until one of them has made another task the leader."""
+
+        def hand_over() -> None:
+            nonlocal leads
+            leads = False
+            self._waiting += 1
+            self._is_led = self._waiting < MAX_WAITING
+            if self._is_led:
+                nursery.start_soon(self._lead, nursery)
+
+        leads = True
+        while leads:
+            message = await self._receive()
+            if message is None:
+                self._scope.cancel()
+                return
+            try:
+                request = decode_request(message)
+            except ProtocolViolation as e:
+                log.error("%s", e)
+                continue
+            self._reply(request.unique, await _told(self._session.answer(request), hand_over))
+            if not leads:
+                self._waiting -= 1
+                leads, self._is_led = not self._is_led, True
+
+    async def _receive(self) -> memoryview | None:
+        """The next message, valid until the next call; None where there will be none."""
+        self._in_a_row += 1
+        if self._in_a_row > FAIR:
+            self._in_a_row = 0
+            await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self._buffer[: os.readv(self._fd, [self._buffer])]
+            except BlockingIOError:
+                self._in_a_row = 0
+                await trio.lowlevel.wait_readable(self._fd)
+            except OSError as e:
+                if e.errno in UNMOUNTED:
+                    return None
+                if e.errno not in AGAIN:
+                    raise
+
+    def _reply(self, unique: int, parts: Sequence[Buffer]) -> None:
+        if not parts:
+            return
+        if len(parts) > MAX_PARTS:
+            parts = [parts[0], b"".join(parts[1:])]
+        try:
+            os.writev(self._fd, parts)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, *UNMOUNTED):  # nobody waits any more
+                return
+            log.error("the kernel refuses a reply: %s", e.strerror)
+            with suppress(OSError):
+                os.write(self._fd, encode_error(unique, errno.EIO))
+
+
+@types.coroutine
+def _told(coroutine: Coroutine[Any, Any, T], on_wait: Callable[[], None]) -> Generator[Any, Any, T]:
+    """Await `coroutine`, and call `on_wait` just before the first time that this really waits.
+
+    A coroutine yields to trio's loop only where it waits; trio resumes it by `send` alone.
+    """
+    try:
+        trap = coroutine.send(None)
+        on_wait()
+        while True:
+            trap = coroutine.send((yield trap))
+    except StopIteration as done:
+        result: T = done.value
+        return result
