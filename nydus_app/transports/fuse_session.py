@@ -10,12 +10,10 @@ Lookups are not counted: inodes do not go away.
 """
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
-from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import Attr, FileSystem
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.protocols.fuse import replies, requests
@@ -29,8 +27,7 @@ from nydus_app.protocols.fuse.numbers import (
     OpenFlags,
 )
 from nydus_app.protocols.fuse.requests import Request
-
-log = logging.getLogger("nydus.fuse")
+from nydus_app.transports.guard import errno_of
 
 FOREVER_S = 1 << 32
 CACHED = OpenFlags.KEEP_CACHE | OpenFlags.CACHE_DIR
@@ -118,15 +115,8 @@ class FuseSession:
             if opcode in UNANSWERED:
                 return []
             return [replies.encode_error(unique, errno.EROFS if opcode in CHANGES else errno.ENOSYS)]
-        except OSError as e:
-            number = e.errno or errno.EIO
-        except NydusError as e:
-            log.error("%s: %s", _name(opcode), e)
-            number = e.errno
-        except Exception:
-            log.exception("%s: unexpected error, answered with EIO", _name(opcode))
-            number = errno.EIO
-        return [replies.encode_error(unique, number if 0 < number <= replies.MAX_ERRNO else errno.EIO)]
+        except Exception as e:
+            return [replies.encode_error(unique, errno_of(e, _name(opcode)))]
 
     def _ino(self, node: int) -> int:
         return self._fs.root if node == ROOT_ID else node

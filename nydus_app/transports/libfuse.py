@@ -7,18 +7,15 @@ the errno of `nydus_app.errors`, logged with its cause.
 
 import errno
 import functools
-import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 
-from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import Attr, FileSystem
 from nydus_app.linux.fuse_device import FuseDevice
-
-log = logging.getLogger("nydus.fuse")
+from nydus_app.transports.guard import errno_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,14 +33,8 @@ def guarded(handler: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
             return await handler(*args, **kwargs)
         except pyfuse3.FUSEError:
             raise
-        except OSError as e:
-            raise pyfuse3.FUSEError(e.errno or errno.EIO) from None
-        except NydusError as e:
-            log.error("%s: %s", handler.__name__, e)
-            raise pyfuse3.FUSEError(e.errno) from None
-        except Exception:
-            log.exception("%s: unexpected error, answered with EIO", handler.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+        except Exception as e:
+            raise pyfuse3.FUSEError(errno_of(e, handler.__name__)) from None
 
     return wrapper
 
