@@ -19,11 +19,20 @@ def test_no_image_is_forgotten(golden_images: dict[str, dict]) -> None:
     assert due == set(NAMES)
 
 
+OVER_LIBFUSE = ("v5-zstd", "v6-zstd", "v6-merged")
+
+
 @pytest.mark.parametrize("data_path", ["auto", "fuse"])
-@pytest.mark.parametrize("name", NAMES)
-def test_nydusd(name: str, data_path: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts) -> None:
+@pytest.mark.parametrize(
+    ("name", "driver"), [*((n, "fusedev") for n in NAMES), *((n, "pyfuse3") for n in OVER_LIBFUSE)]
+)
+def test_nydusd(
+    name: str, driver: str, data_path: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts
+) -> None:
     image = golden_images[name]
-    daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs", data_path=data_path)
+    daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs", data_path=data_path, driver=driver)
+    loaded = Path(f"/proc/{daemon.process.pid}/maps").read_text()
+    assert ("pyfuse3" in loaded) == (driver == "pyfuse3")
     assert differences(daemon.mountpoint, golden / image["manifest"], tuple(image.get("ignore", ()))) == []
     assert daemon.stop() == 0
     assert not os.path.ismount(daemon.mountpoint)

@@ -15,7 +15,7 @@ def test_imports_run_one_way() -> None:
 
 
 def test_nydusd_starts_without_the_heavy_ones() -> None:
-    code = "import sys, nydus_app.cli.nydusd, nydus_app.builder; print(*sys.modules)"
+    code = "import sys, nydus_app.cli.nydusd, nydus_app.builder, nydus_app.transports.fusedev; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert not loaded & {"hydra", "omegaconf", "yaml", "fastapi", "uvicorn", "pydantic"}
+    assert not loaded & {"hydra", "omegaconf", "yaml", "fastapi", "uvicorn", "pydantic", "pyfuse3"}

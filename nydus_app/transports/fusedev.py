@@ -102,7 +102,7 @@ class FusedevTransport:
         leads = True
         while leads:
             message = await self._receive()
-            if message is None:
+            if not message:
                 self._scope.cancel()
                 return
             try:
@@ -115,8 +115,8 @@ class FusedevTransport:
                 self._waiting -= 1
                 leads, self._is_led = not self._is_led, True
 
-    async def _receive(self) -> memoryview | None:
-        """The next message, valid until the next call; None where there will be none."""
+    async def _receive(self) -> memoryview:
+        """The next message, valid until the next call; empty where there will be none."""
         self._in_a_row += 1
         if self._in_a_row > FAIR:
             self._in_a_row = 0
@@ -129,7 +129,7 @@ class FusedevTransport:
                 await trio.lowlevel.wait_readable(self._fd)
             except OSError as e:
                 if e.errno in UNMOUNTED:
-                    return None
+                    return self._buffer[:0]
                 if e.errno not in AGAIN:
                     raise
 

@@ -9,30 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuse_messages import SAMPLES, init_body, message, mutated, read_body
 from nydus_app.errors import ProtocolViolation
 from nydus_app.protocols.fuse import replies, requests
 from nydus_app.protocols.fuse.init import Settings, negotiate
-from nydus_app.protocols.fuse.numbers import KERNEL_VERSION, MINOR_VERSION, InitFlags, Opcode
+from nydus_app.protocols.fuse.numbers import KERNEL_VERSION, MINOR_VERSION, InitFlags
 
 U16 = st.integers(0, (1 << 16) - 1)
 U32 = st.integers(0, (1 << 32) - 1)
 U64 = st.integers(0, (1 << 64) - 1)
 NAMES = st.binary(min_size=1, max_size=255).filter(lambda n: b"\0" not in n and b"/" not in n)
-
-
-def message(opcode: int, body: bytes = b"", *, unique: int = 2, node: int = 1, extension: bytes = b"") -> bytes:
-    """A request as the kernel writes it, laid out by hand."""
-    size = 40 + len(body) + len(extension)
-    header = struct.pack("=IIQQIIIHH", size, opcode, unique, node, 1000, 1001, 77, len(extension) // 8, 0)
-    return header + body + extension
-
-
-def read_body(handle: int, offset: int, size: int) -> bytes:
-    return struct.pack("=QQIIQII", handle, offset, size, 0, 0, 0, 0)
-
-
-def init_body(major: int, minor: int, readahead: int, flags: int) -> bytes:
-    return struct.pack("=IIIII44x", major, minor, readahead, flags & 0xFFFF_FFFF, flags >> 32)
 
 
 def decode_all(data: bytes) -> list[object]:
@@ -168,37 +154,6 @@ def test_the_other_replies() -> None:
     assert replies.encode_resend() == struct.pack("=IiQ", 16, 7, 0)
     statfs = struct.pack("=IiQ QQQQQ IIII 24x", 96, 0, 7, 10, 0, 0, 20, 0, 512, 255, 512, 0)
     assert replies.encode_statfs(7, 512, 10, 20, 255) == statfs
-
-
-SAMPLES = [
-    message(Opcode.INIT, init_body(7, 41, 131072, (1 << 40) - 1)),
-    message(Opcode.LOOKUP, b"name\0"),
-    message(Opcode.READ, read_body(1, 4096, 131072)),
-    message(Opcode.GETXATTR, struct.pack("=II", 64, 0) + b"user.name\0"),
-    message(Opcode.OPEN, struct.pack("=II", 0, 0), extension=bytes(16)),
-    message(Opcode.BATCH_FORGET, struct.pack("=II", 1, 0) + bytes(16)),
-]
-
-
-def mutated(r: random.Random, sample: bytes) -> bytes:
-    data = bytearray(sample)
-    for _ in range(r.randrange(1, 4)):
-        kind, at = r.randrange(5), r.randrange(len(data) or 1)
-        if not data:
-            break
-        if kind == 0:
-            data[at] ^= 1 << r.randrange(8)
-        elif kind == 1:
-            data[at] = r.choice((0, 1, 0x2F, 0x7F, 0x80, 0xFF))
-        elif kind == 2:
-            data[at : at + 4] = r.choice((0, 1, 40, 1 << 31, (1 << 32) - 1, len(data))).to_bytes(4, "little")
-        elif kind == 3:
-            del data[at:]
-        else:
-            data[at:at] = r.randbytes(r.randrange(20))
-    if len(data) >= 4 and r.random() < 0.7:  # an honest length lets the rest be looked at
-        data[:4] = len(data).to_bytes(4, "little")
-    return bytes(data)
 
 
 def test_damaged_messages_are_decoded_or_refused() -> None:
