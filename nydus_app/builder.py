@@ -11,7 +11,7 @@ second codec) is imported where it is first used.
 import logging
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +41,7 @@ from nydus_app.transports import erofs
 
 if TYPE_CHECKING:
     from nydus_app.daemon.daemon import FuseDaemon, MakeTransport
+    from nydus_app.daemon.handover import Inherited, Keeper, Session
 
 log = logging.getLogger("nydus.builder")
 
@@ -194,16 +195,20 @@ def why_not_erofs(tree: Tree, image: Image) -> str | None:
     return erofs.why_not()
 
 
-def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
-    """How the image comes to the mountpoint, and why not by EROFS. Raises ConfigError."""
+def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[Attachment, str | None]:
+    """How the image comes to the mountpoint, and why not by EROFS. Raises ConfigError.
+
+    With the `session` of a predecessor it is there already, and goes on in the same way.
+    """
     assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
     mountpoint = os.path.realpath(tree.mountpoint)
-    reason = "mode.data_path=fuse"
-    if tree.mode.data_path is not DataPath.fuse:
+    if session is not None and session.mountpoint != mountpoint:
+        raise ConfigError(f"mountpoint={mountpoint}: the session that was handed over is at {session.mountpoint}")
+    reason = "mode.data_path=fuse" if session is None else f"the session at {mountpoint} is one of FUSE"
+    if tree.mode.data_path is not DataPath.fuse if session is None else session.data_path == "erofs":
         reason = why_not_erofs(tree, image)
         if reason is None:
-            assert image.path is not None
-            return _erofs_tree(image, mountpoint), None
+            return _erofs_tree(image, mountpoint, None if session is None else session.served), None
         if tree.mode.data_path is DataPath.erofs:
             raise ConfigError(f"mode.data_path=erofs: {reason}")
     vfs = Vfs()
@@ -211,30 +216,36 @@ def attach(tree: Tree, image: Image) -> tuple[Attachment, str | None]:
     return FuseTree(vfs, mountpoint, writable=tree.mode.writable), reason
 
 
-def _erofs_tree(image: Image, mountpoint: str) -> ErofsTree:
+def _erofs_tree(image: Image, mountpoint: str, served: Collection[str] | None) -> ErofsTree:
     assert image.path is not None
     filesystem = BlobDevices(image.device.background)
-    devices = add_devices(filesystem, image)
+    devices = add_devices(filesystem, image, served)
     return ErofsTree(filesystem, mountpoint, os.path.realpath(image.path), devices, image.close)
 
 
-def add_devices(filesystem: BlobDevices, image: Image) -> list[BlobDevice | str]:
-    """A device for each blob of a RAFS v6 image: a file of `filesystem`, or the path of a cache file that is whole."""
+def add_devices(
+    filesystem: BlobDevices, image: Image, served: Collection[str] | None = None
+) -> list[BlobDevice | str]:
+    """A device for each blob of a RAFS v6 image: a file of `filesystem`, or the path of a cache file that is whole.
+
+    `served` are the ids of blobs that a predecessor has decided to serve.
+    """
     devices: list[BlobDevice | str] = []
     for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
         assert isinstance(index, CompressionInfoIndex) and isinstance(cache, BlobCache)
-        fd = cache.whole_file()
+        fd = cache.whole_file() if served is None or blob.id not in served else None
         if fd is None:
-            devices.append(filesystem.add(AddressSpace(AlignedPlaces(blob, index), cache)))
+            devices.append(filesystem.add(blob.id, AddressSpace(AlignedPlaces(blob, index), cache)))
         else:
             devices.append(f"/proc/self/fd/{fd}")
     return devices
 
 
-def run(tree: Tree) -> int:
+def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None" = None) -> int:
     """Mount what the tree says and serve until stopped; the exit status of the command.
 
-    Raises NydusError before anything is mounted, or after everything is undone.
+    `inherited` is a predecessor's session to go on with, `keeper` is told of this one. Raises NydusError
+    before anything is mounted, or after everything is undone.
     """
     from nydus_app.config.nydusd_view import config_v2
     from nydus_app.daemon.daemon import FuseDaemon
@@ -245,7 +256,7 @@ def run(tree: Tree) -> int:
     open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
     image = open_image(tree)
     try:
-        attachment, reason = attach(tree, image)
+        attachment, reason = attach(tree, image, inherited.session if inherited else None)
     except BaseException:
         image.close()
         raise
@@ -260,6 +271,8 @@ def run(tree: Tree) -> int:
         views=[view],
         id=tree.daemon.id,
         supervisor=tree.daemon.supervisor,
+        inherited=inherited,
+        keeper=keeper,
     )
     trio.run(daemon.run)
     log.info("nydusd quits")
@@ -273,7 +286,7 @@ def _make_transport(driver: Driver) -> "MakeTransport":
         return LibfuseTransport
     from nydus_app.transports.fusedev import FusedevTransport
 
-    return lambda filesystem, device: FusedevTransport(filesystem, device.fd)
+    return lambda filesystem, device, settings: FusedevTransport(filesystem, device.fd, settings)
 
 
 def _serve_api(sock: str, daemon: "FuseDaemon") -> AbstractAsyncContextManager[None]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from nydus_app.daemon.handover import Session
 from nydus_app.errors import MountError
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.port import FileSystem
@@ -29,13 +30,23 @@ RUN_DIR = "/run/nydus"
 class Attachment(Protocol):
     filesystem: FileSystem
     mountpoint: str
+    data_path: str
 
     def mount(self) -> FuseDevice:
         """Raises MountError, and leaves nothing then."""
         ...
 
+    def adopt(self, fd: int, session: Session) -> FuseDevice:
+        """Instead of `mount`: what a predecessor has mounted and exposed. Raises MountError."""
+        ...
+
     def expose(self) -> None:
         """Raises MountError."""
+        ...
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """What a successor has to serve (`Session.served`)."""
         ...
 
     async def work(self, stop: Callable[[], None]) -> None:
@@ -74,6 +85,8 @@ def clear_left_behind(mountpoint: str) -> bool:
 
 
 class FuseTree:
+    data_path = "fuse"
+
     def __init__(self, filesystem: FileSystem, mountpoint: str, *, writable: bool) -> None:
         self.filesystem = filesystem
         self.mountpoint = mountpoint
@@ -83,6 +96,12 @@ class FuseTree:
     def mount(self) -> FuseDevice:
         self._device = mount_fuse(self.mountpoint, writable=self._writable)
         return self._device
+
+    def adopt(self, fd: int, session: Session) -> FuseDevice:
+        self._device = FuseDevice(fd, self.mountpoint, is_privileged=os.geteuid() == 0)
+        return self._device
+
+    served = ()
 
     def expose(self) -> None:
         """The tree is exposed by its mount."""
@@ -104,6 +123,8 @@ class ErofsTree:
 
     Closing it calls `close`.
     """
+
+    data_path = "erofs"
 
     def __init__(
         self,
@@ -133,6 +154,19 @@ class ErofsTree:
         self._device = mount_fuse(self._private, writable=False)
         return self._device
 
+    def adopt(self, fd: int, session: Session) -> FuseDevice:
+        if session.served != self.served:
+            raise MountError(f"{self.mountpoint}: the session that was handed over serves other blobs")
+        self._erofs.adopt()
+        for device in self._served:
+            device.opens = 2  # the EROFS, and the predecessor, whose RELEASE is to come
+        self._device = FuseDevice(fd, self._private, is_privileged=True)
+        return self._device
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        return tuple(d.blob_id for d in self._served)
+
     def expose(self) -> None:
         try:
             for device, copies in zip(self._served, self._copies, strict=True):
@@ -140,7 +174,8 @@ class ErofsTree:
                 device.own_opens = 1
         except OSError as e:
             raise MountError(f"{self._private}: {e.strerror}") from None
-        self._erofs.mount()
+        if not self._erofs.is_mounted():
+            self._erofs.mount()
 
     async def work(self, stop: Callable[[], None]) -> None:
         def released() -> None:

@@ -18,19 +18,23 @@ import trio
 
 from nydus_app.daemon import notify
 from nydus_app.daemon.attachment import Attachment, clear_left_behind
+from nydus_app.daemon.handover import Inherited, Keeper, Session
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
 from nydus_app.daemon.state import Event, State, StateMachine
 from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.linux.fuse_device import FuseDevice
+from nydus_app.protocols.fuse.init import Settings
 from nydus_app.transports.port import Transport
 
 log = logging.getLogger("nydus.daemon")
 
 UNMOUNT_DEADLINE_S = 10
 
-MakeTransport = Callable[[FileSystem, FuseDevice], Transport]
+MakeTransport = Callable[[FileSystem, FuseDevice, Settings | None], Transport]
+"""The settings are those of a session that is taken over."""
+
 ServeApi = Callable[["FuseDaemon"], AbstractAsyncContextManager[object]]
 
 
@@ -51,6 +55,8 @@ def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
 class FuseDaemon:
     """Serves an attachment's file system, and closes it.
 
+    `inherited` is the session of a predecessor, `keeper` is told of ours.
+
     `views` are the mounts to show by the API: their configurations are free of secrets.
     """
 
@@ -63,7 +69,11 @@ class FuseDaemon:
         views: Sequence[MountInfo],
         id: str | None = None,
         supervisor: str | None = None,
+        inherited: Inherited | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
+        self._inherited = inherited
+        self._keeper = keeper
         self._attachment = attachment
         self._make_transport = make_transport
         self._serve_api = serve_api
@@ -112,6 +122,10 @@ class FuseDaemon:
             raise self._failure
 
     def _mount(self) -> FuseDevice:
+        if self._inherited is not None:
+            device = self._attachment.adopt(*self._inherited)
+            self._machine.fire(Event.TAKEOVER)
+            return device
         mountpoint = self._attachment.mountpoint
         if clear_left_behind(mountpoint):
             log.warning("%s: removed the mount of a daemon that is gone", mountpoint)
@@ -121,13 +135,16 @@ class FuseDaemon:
 
     async def _serve(self, device: FuseDevice, signals: AsyncIterator[int]) -> None:
         try:
-            transport = self._make_transport(self._attachment.filesystem, device)
+            settings = self._inherited.session.settings if self._inherited else None
+            transport = self._make_transport(self._attachment.filesystem, device, settings)
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._stop_on_signal, signals)
                     nursery.start_soon(self._run_transport, transport)
+                    if self._inherited:
+                        transport.resend()
                     try:
-                        await self._be_ready(device, nursery)
+                        await self._be_ready(device, transport, nursery)
                     finally:
                         await self._withdraw()
                     nursery.cancel_scope.cancel()
@@ -136,12 +153,18 @@ class FuseDaemon:
         finally:
             self._attachment.withdraw()
 
-    async def _be_ready(self, device: FuseDevice, nursery: trio.Nursery) -> None:
+    async def _be_ready(self, device: FuseDevice, transport: Transport, nursery: trio.Nursery) -> None:
         # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
         await trio.to_thread.run_sync(os.statvfs, device.mountpoint, abandon_on_cancel=True)
         device.raise_read_ahead()
         await trio.to_thread.run_sync(self._attachment.expose)
         nursery.start_soon(self._attachment.work, self._unmounted)
+        if self._keeper is not None and transport.settings is not None:
+            attachment = self._attachment
+            self._keeper.keep(
+                device.fd,
+                Session(attachment.mountpoint, attachment.data_path, transport.settings, attachment.served),
+            )
         self._mounts = [view._replace(mounted_time=utc_now()) for view in self._views]
         self._machine.fire(Event.START)
         async with AsyncExitStack() as stack:

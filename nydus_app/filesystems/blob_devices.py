@@ -26,8 +26,9 @@ FIRST_DEVICE = 2
 class BlobDevice:
     """One blob's file. `released` and `answered` (offset, bytes) are called on the transport's thread."""
 
-    def __init__(self, ino: int, space: AddressSpace) -> None:
+    def __init__(self, ino: int, blob_id: str, space: AddressSpace) -> None:
         self.ino = ino
+        self.blob_id = blob_id
         self.name = str(ino)
         self.space = space
         self.opens = 0
@@ -47,8 +48,8 @@ class BlobDevices:
         self._devices: dict[int, BlobDevice] = {}
         self._next = FIRST_DEVICE
 
-    def add(self, space: AddressSpace) -> BlobDevice:
-        device = self._devices[self._next] = BlobDevice(self._next, space)
+    def add(self, blob_id: str, space: AddressSpace) -> BlobDevice:
+        device = self._devices[self._next] = BlobDevice(self._next, blob_id, space)
         self._next += 1
         return device
 
@@ -102,7 +103,7 @@ class BlobDevices:
         device = self._device(ino)
         parts = await device.space.read(offset, size)
         if sum(map(len, parts)) != max(0, min(size, device.space.size - offset)):
-            raise CacheError(f"device {device.name}: a short read at {offset}")
+            raise CacheError(f"blob {device.blob_id}: a short read at {offset}")
         device.answered(offset, size)
         return parts
 

@@ -13,8 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 
+from nydus_app.errors import Unsupported
 from nydus_app.filesystems.port import Attr, FileSystem
 from nydus_app.linux.fuse_device import FuseDevice
+from nydus_app.protocols.fuse.init import Settings
 from nydus_app.transports.guard import errno_of
 
 P = ParamSpec("P")
@@ -151,13 +153,21 @@ def _negative() -> pyfuse3.EntryAttributes:
 class LibfuseTransport:
     """Serves `filesystem` on a mounted FuseDevice until it is unmounted or `stop` is called."""
 
-    def __init__(self, filesystem: FileSystem, device: FuseDevice) -> None:
+    settings = None
+    """libfuse keeps to itself what INIT agreed upon: nobody can go on with its sessions."""
+
+    def __init__(self, filesystem: FileSystem, device: FuseDevice, settings: Settings | None = None) -> None:
+        if settings is not None:
+            raise Unsupported("mode.driver=pyfuse3 cannot go on with a session; mode.driver=fusedev can")
         # libfuse closes its descriptor with the session; the device keeps its own.
         pyfuse3.init(_Handlers(filesystem), f"/dev/fd/{os.dup(device.fd)}", set())
 
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
         await pyfuse3.main()
+
+    def resend(self) -> None:
+        """Never called: this driver takes no session over."""
 
     def stop(self) -> None:
         pyfuse3.terminate()

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from nydus_app.protocols.fuse.init import Settings
+
 
 class Transport(Protocol):
     async def serve(self) -> None:
@@ -9,6 +11,15 @@ class Transport(Protocol):
         ...
 
     def stop(self) -> None: ...
+
+    @property
+    def settings(self) -> Settings | None:
+        """What INIT agreed upon, for a successor; None before, and where no successor can go on."""
+        ...
+
+    def resend(self) -> None:
+        """Have what was in flight when a predecessor ended sent again."""
+        ...
 
     def close(self) -> None:
         """Free the session after `serve` has ended; the mount is not touched."""
