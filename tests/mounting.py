@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -100,6 +101,8 @@ class Daemon:
         for place in (str(self.mountpoint), private_dir(str(self.mountpoint))):
             while mounts_at(place):
                 unmount(place, MNT_DETACH)
+        with suppress(OSError):
+            os.rmdir(private_dir(str(self.mountpoint)))
 
 
 class Mounts:
