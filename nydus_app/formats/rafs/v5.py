@@ -124,7 +124,15 @@ class BootstrapV5:
 
     # ---- inodes -------------------------------------------------------------------------------
 
-    def _record(self, index: int) -> int:
+    def raw(self) -> tuple[memoryview, memoryview]:
+        """The mapped bytes, and the inode table in them as 32-bit words (offset >> 3 of inode 1, 2, …).
+
+        Who walks all inodes cannot afford a call and a value for each; who does so checks bounds himself.
+        """
+        view = self._data.view
+        return view, view[self._table : self._table + 4 * self.max_ino].cast("I")
+
+    def record(self, index: int) -> int:
         """Offset of the inode record with this index."""
         if not 0 < index <= self.max_ino:
             raise InvalidImage(f"inode {index} is none of 1 to {self.max_ino}")
@@ -140,7 +148,7 @@ class BootstrapV5:
         return Inode(f[2], f[6], f[10], f[3], f[4], f[15], f[7], f[8], f[17], f[16], position)
 
     def inode(self, ino: int) -> Inode:
-        inode = self._inode_at(self._record(ino))
+        inode = self._inode_at(self.record(ino))
         if inode.ino != ino:
             raise InvalidImage(f"inode {ino} calls itself {inode.ino}")
         return inode
@@ -159,7 +167,7 @@ class BootstrapV5:
             raise InvalidImage(f"{name!r} is no file name")
         return name
 
-    def _children(self, directory: Inode) -> tuple[int, int]:
+    def children(self, directory: Inode) -> tuple[int, int]:
         """First index and number of children."""
         f = INODE.unpack_from(self._data.view, directory.position)
         first, count = f[11], f[12]
@@ -173,11 +181,11 @@ class BootstrapV5:
         if name == b"..":
             above = INODE.unpack_from(self._data.view, parent.position)[1]
             return above or self.root_ino
-        low, count = self._children(parent)
+        low, count = self.children(parent)
         high = low + count
         while low < high:
             middle = (low + high) // 2
-            position = self._record(middle)
+            position = self.record(middle)
             here = self._name(position)
             if here == name:
                 return self._inode_at(position).ino
@@ -188,9 +196,9 @@ class BootstrapV5:
         return None
 
     def entries(self, directory: Inode, start: int) -> Iterator[DirEntry]:
-        first, count = self._children(directory)
+        first, count = self.children(directory)
         for number in range(max(start, 0), count):
-            position = self._record(first + number)
+            position = self.record(first + number)
             inode = self._inode_at(position)
             yield DirEntry(number + 1, inode.ino, self._name(position), stat.S_IFMT(inode.mode))
 
@@ -218,7 +226,8 @@ class BootstrapV5:
         self._data.check(at + 8, total, "xattrs")
         return at + 8, total
 
-    def _xattrs(self, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
+    def xattrs(self, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
+        """Names and values, in the order stored."""
         at, total = self._xattr_area(inode.position)
         pairs = self._data.bytes(at, total, "xattrs")
         offset = 0
@@ -232,14 +241,14 @@ class BootstrapV5:
             offset += size
 
     def xattr_names(self, inode: Inode) -> list[bytes]:
-        return [key for key, _ in self._xattrs(inode)]
+        return [key for key, _ in self.xattrs(inode)]
 
     def xattr(self, inode: Inode, name: bytes) -> bytes | None:
-        return next((value for key, value in self._xattrs(inode) if key == name), None)
+        return next((value for key, value in self.xattrs(inode) if key == name), None)
 
     # ---- chunks -------------------------------------------------------------------------------
 
-    def _chunk_area(self, inode: Inode) -> tuple[int, int]:
+    def chunk_area(self, inode: Inode) -> tuple[int, int]:
         """Offset and number of the chunk records of a regular file."""
         at, flags = self._behind_names(inode.position)
         if flags & FLAG_XATTR:
@@ -248,7 +257,7 @@ class BootstrapV5:
         return at, INODE.unpack_from(self._data.view, inode.position)[12]
 
     def chunks(self, inode: Inode, first: int, count: int) -> list[Chunk]:
-        at, total = self._chunk_area(inode)
+        at, total = self.chunk_area(inode)
         if first < 0 or first + count > total:
             raise InvalidImage(f"inode {inode.ino} has {total} chunks, too few for its {inode.size} bytes")
         at += first * CHUNK.size
@@ -259,9 +268,9 @@ class BootstrapV5:
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:
         for index in range(inode.ino + 1, min(inode.ino + NEIGHBOURS, self.max_ino) + 1):
             try:
-                near = self._inode_at(self._record(index))
+                near = self._inode_at(self.record(index))
                 if stat.S_ISREG(near.mode):
-                    yield from self.chunks(near, 0, min(self._chunk_area(near)[1], NEIGHBOURS))
+                    yield from self.chunks(near, 0, min(self.chunk_area(near)[1], NEIGHBOURS))
             except InvalidImage:
                 return
 
@@ -290,12 +299,12 @@ class BootstrapV5:
 
     def _digested(self, inode: Inode) -> bytes:
         if stat.S_ISDIR(inode.mode):
-            first, count = self._children(inode)
-            return b"".join(self._digest_at(self._record(i)) for i in range(first, first + count))
+            first, count = self.children(inode)
+            return b"".join(self._digest_at(self.record(i)) for i in range(first, first + count))
         if stat.S_ISLNK(inode.mode):
             return self.readlink(inode)
         if stat.S_ISREG(inode.mode):
-            at, count = self._chunk_area(inode)
+            at, count = self.chunk_area(inode)
             self._data.check(at, count * CHUNK.size, "chunk records")
             return b"".join(self._digest_at(at + i * CHUNK.size) for i in range(count))
         return b""

@@ -13,6 +13,27 @@ from struct import Struct
 
 from nydus_app.errors import InvalidImage, UnsupportedImage
 from nydus_app.formats.bounds import Untrusted
+from nydus_app.formats.erofs.structs import (
+    CHUNK_BASED,
+    CHUNK_INDEX,
+    COMPACT,
+    DEVICE_SLOT,
+    DIRENT,
+    EXTENDED,
+    FILE_TYPE,
+    FLAT_INLINE,
+    FLAT_PLAIN,
+    INCOMPAT_CHUNKED_FILE,
+    INCOMPAT_DEVICE_TABLE,
+    MAGIC,
+    NAME_MAX,
+    SLOT_SIZE,
+    SUPERBLOCK,
+    SUPERBLOCK_AT,
+    XATTR_ENTRY,
+    XATTR_HEADER_SIZE,
+    XATTR_PREFIX,
+)
 from nydus_app.formats.rafs.checks import (
     check_blob,
     check_chunk_size,
@@ -23,41 +44,14 @@ from nydus_app.formats.rafs.checks import (
 from nydus_app.formats.rafs.v5 import CHUNK, CHUNK_HAS_CRC32, align8
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord, Compressor, Digester, DirEntry, Inode, SuperFlags
 
-SUPERBLOCK_AT, EXT_SUPERBLOCK_AT, SLOTS_AT = 1024, 1152, 1408
-MAGIC = 0xE0F5E1E2
+EXT_SUPERBLOCK_AT, SLOTS_AT = 1152, 1408
 COMPAT_RAFS_V6 = 0x4000_0000
-INCOMPAT_CHUNKED_DEVICE_TABLE = 0xC
 
-SUPERBLOCK = Struct("<3I2BHQQ4I16s16sI3H")
 EXT_SUPERBLOCK = Struct("<2Q2I3QI")
 BLOB = Struct("<64s6I2Q2I3Q32s32s2QI36x")
-EXTENDED = Struct("<4HQ4IQ2I16x")
-COMPACT = Struct("<4H4I2HI")
-DIRENT = Struct("<QHBx")
-CHUNK_INDEX = Struct("<H2BI")
-XATTR_HEADER_SIZE = 12
-XATTR_ENTRY = Struct("<2BH")
 FORMAT = Struct("<2H")
-
-FLAT_PLAIN, FLAT_INLINE, CHUNK_BASED = 0, 2, 4
 MAX_SYMLINK = 4096
 
-XATTR_PREFIX = {
-    1: b"user.",
-    2: b"system.posix_acl_access",
-    3: b"system.posix_acl_default",
-    4: b"trusted.",
-    6: b"security.",
-}
-FILE_TYPE = {
-    1: stat.S_IFREG,
-    2: stat.S_IFDIR,
-    3: stat.S_IFCHR,
-    4: stat.S_IFBLK,
-    5: stat.S_IFIFO,
-    6: stat.S_IFSOCK,
-    7: stat.S_IFLNK,
-}
 COOKIE_SHIFT = 10
 """A block of 4 KiB holds at most 341 entries."""
 
@@ -85,15 +79,15 @@ class BootstrapV6:
         self._meta = meta << bits
         if checksum or slots or union or xattrs or not inodes or data.size % self._block:
             raise InvalidImage("the EROFS superblock breaks RAFS v6's rules")
-        if incompat != INCOMPAT_CHUNKED_DEVICE_TABLE:
+        if incompat != INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE:
             raise InvalidImage(f"EROFS incompatible features {incompat:#x}, 0xc expected")
-        if devices and slot != SLOTS_AT // 128:
+        if devices and slot != SLOTS_AT // DEVICE_SLOT.size:
             raise InvalidImage("the device slots are not where RAFS v6 has them")
-        data.check(SLOTS_AT, devices * 128, "device slots")
+        data.check(SLOTS_AT, devices * DEVICE_SLOT.size, "device slots")
         data.check(self._meta, 0, "metadata")
         self.root_ino = root
         self.inode_count = inodes
-        self.max_ino = (data.size - self._meta) // 32
+        self.max_ino = (data.size - self._meta) // SLOT_SIZE
         self._read_tables(devices, blob_id_hint)
         self._records: dict[int, array[int] | dict[int, int]] | None = None
 
@@ -141,7 +135,7 @@ class BootstrapV6:
     # ---- inodes -------------------------------------------------------------------------------
 
     def inode(self, ino: int) -> Inode:
-        position = self._meta + ino * 32
+        position = self._meta + ino * SLOT_SIZE
         view = self._data.view
         if ino < 0 or position + 32 > self._data.size:
             raise InvalidImage(f"inode {ino} lies outside of the bootstrap")
@@ -205,7 +199,7 @@ class BootstrapV6:
             name = bytes(view[at + start : at + DIRENT.unpack_from(view, at + (i + 1) * DIRENT.size)[1]])
         else:
             name = bytes(view[at + start : at + length]).partition(b"\0")[0]
-        if not name or len(name) > 255 or start > length or b"/" in name or b"\0" in name:
+        if not name or len(name) > NAME_MAX or start > length or b"/" in name or b"\0" in name:
             raise InvalidImage(f"{name[:300]!r} is no file name")
         return name
 
