@@ -11,7 +11,7 @@ second codec) is imported where it is first used.
 import logging
 import mmap
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,8 +25,9 @@ from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
+from nydus_app.formats.rafs.v5 import BootstrapV5
 from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
-from nydus_app.storage.address_space import AddressSpace, AlignedPlaces
+from nydus_app.storage.address_space import AddressSpace, AlignedPlaces, Places
 from nydus_app.storage.backend.localfs import LocalfsBackend
 from nydus_app.storage.backend.port import Backend, BlobReader
 from nydus_app.storage.background import Background
@@ -184,15 +185,24 @@ def why_not_erofs(tree: Tree, image: Image) -> str | None:
         return "the cache is no blobcache"
     if tree.mode.writable:
         return "mode.writable is asked for"
-    if image.bootstrap.version != 6:
-        return "RAFS v5 is no EROFS image"
     if not image.bootstrap.blobs:
         return "the image has no blobs"
-    if not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
+    if isinstance(image.bootstrap, BootstrapV5):
+        if not all(blob.chunk_count for blob in image.bootstrap.blobs):
+            return "the image does not say how many chunks its blobs have"
+    elif not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
         return "the image leaves owners to the server"
-    if image.path is None:
+    elif image.path is None:
         return "the bootstrap is in no file that could be mounted"
-    return erofs.why_not()
+    return erofs.why_not() or erofs.why_not_from(_source(tree, image))
+
+
+def _source(tree: Tree, image: Image) -> str:
+    """The file that EROFS is mounted from; v5's is yet to be written."""
+    if isinstance(image.bootstrap, BootstrapV5):
+        return os.path.join(tree.cache.work_dir, "layout")
+    assert image.path is not None
+    return os.path.realpath(image.path)
 
 
 def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[Attachment, str | None]:
@@ -206,9 +216,9 @@ def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[
         raise ConfigError(f"mountpoint={mountpoint}: the session that was handed over is at {session.mountpoint}")
     reason = "mode.data_path=fuse" if session is None else f"the session at {mountpoint} is one of FUSE"
     if tree.mode.data_path is not DataPath.fuse if session is None else session.data_path == "erofs":
-        reason = why_not_erofs(tree, image)
-        if reason is None:
-            return _erofs_tree(image, mountpoint, None if session is None else session.served), None
+        reason, tree_of_kernel = _attach_erofs(tree, image, mountpoint, None if session is None else session.served)
+        if tree_of_kernel is not None:
+            return tree_of_kernel, None
         if tree.mode.data_path is DataPath.erofs:
             raise ConfigError(f"mode.data_path=erofs: {reason}")
     vfs = Vfs()
@@ -216,26 +226,77 @@ def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[
     return FuseTree(vfs, mountpoint, writable=tree.mode.writable), reason
 
 
-def _erofs_tree(image: Image, mountpoint: str, served: Collection[str] | None) -> ErofsTree:
-    assert image.path is not None
+class ErofsSource(NamedTuple):
+    """`path` is the EROFS image, `places` are where the chunks of each blob lie in its device; `close` frees both."""
+
+    path: str
+    places: Sequence[Places]
+    close: Callable[[], None]
+
+
+def _attach_erofs(
+    tree: Tree, image: Image, mountpoint: str, served: Collection[str] | None
+) -> tuple[str | None, ErofsTree | None]:
+    """The kernel's EROFS at the mountpoint, or why not. What is wrong with an image there, FUSE shows file by file."""
+    if (reason := why_not_erofs(tree, image)) is not None:
+        return reason, None
+    try:
+        source = erofs_source(tree, image)
+    except (InvalidImage, CacheError) as e:
+        return f"the image cannot be laid out as EROFS: {e}", None
     filesystem = BlobDevices(image.device.background)
-    devices = add_devices(filesystem, image, served)
-    return ErofsTree(filesystem, mountpoint, os.path.realpath(image.path), devices, image.close)
+    devices = add_devices(filesystem, image, source, served)
+    return None, ErofsTree(filesystem, mountpoint, source.path, devices, source.close)
+
+
+def erofs_source(tree: Tree, image: Image) -> ErofsSource:
+    """A RAFS v6 bootstrap as it is, a v5 one laid out. Raises InvalidImage, CacheError."""
+    if isinstance(image.bootstrap, BootstrapV5):
+        return _lay_out(tree, image, image.bootstrap)
+    places: list[Places] = []
+    for blob, index in zip(image.bootstrap.blobs, image.indexes, strict=True):
+        assert isinstance(index, CompressionInfoIndex)
+        places.append(AlignedPlaces(blob, index))
+    return ErofsSource(_source(tree, image), places, image.close)
+
+
+def _lay_out(tree: Tree, image: Image, bootstrap: BootstrapV5) -> ErofsSource:
+    from nydus_app.storage.kept_layout import open_layout
+    from nydus_app.storage.laid_out import LaidOutPlaces
+
+    owner = None if bootstrap.flags & SuperFlags.EXPLICIT_UID_GID else (os.geteuid(), os.getegid())
+    layout = open_layout(bootstrap, tree.cache.work_dir, owner=owner, verify=tree.rafs.validate)
+    if (reason := erofs.why_not_from(layout.path)) is not None:
+        layout.file.close()
+        raise CacheError(reason)
+    places: list[Places] = []
+    for blob, index, table in zip(bootstrap.blobs, image.indexes, layout.tables, strict=True):
+        assert isinstance(index, RecordedIndex)
+        order = LaidOutPlaces(bootstrap, blob, table)
+        index.lay_out(order)
+        places.append(order)
+
+    def close() -> None:
+        image.close()
+        layout.file.close()
+
+    return ErofsSource(layout.path, places, close)
 
 
 def add_devices(
-    filesystem: BlobDevices, image: Image, served: Collection[str] | None = None
+    filesystem: BlobDevices, image: Image, source: ErofsSource, served: Collection[str] | None = None
 ) -> list[BlobDevice | str]:
-    """A device for each blob of a RAFS v6 image: a file of `filesystem`, or the path of a cache file that is whole.
+    """A device for each blob: a file of `filesystem`, or the path of a cache file that is whole and has the same addresses.
 
     `served` are the ids of blobs that a predecessor has decided to serve.
     """
     devices: list[BlobDevice | str] = []
-    for blob, index, cache in zip(image.bootstrap.blobs, image.indexes, image.caches, strict=True):
-        assert isinstance(index, CompressionInfoIndex) and isinstance(cache, BlobCache)
-        fd = cache.whole_file() if served is None or blob.id not in served else None
+    for blob, places, cache in zip(image.bootstrap.blobs, source.places, image.caches, strict=True):
+        assert isinstance(cache, BlobCache)
+        may_be_file = isinstance(places, AlignedPlaces) and (served is None or blob.id not in served)
+        fd = cache.whole_file() if may_be_file else None
         if fd is None:
-            devices.append(filesystem.add(blob.id, AddressSpace(AlignedPlaces(blob, index), cache)))
+            devices.append(filesystem.add(blob.id, AddressSpace(places, cache)))
         else:
             devices.append(f"/proc/self/fd/{fd}")
     return devices

@@ -7,6 +7,8 @@ import pytest
 
 from manifest import differences
 from mounting import BIN, Mounts, boot_of
+from nydus_app.linux.mount import mounts_at
+from nydus_app.transports import erofs
 
 LATER = ("batch", "encrypt", "zran", "tarfs", "estargz-ref", "blob-cache")
 NAMES = """v5-none v5-lz4_block v5-zstd v5-sha256 v5-prefetch v5-chunk4k v5-inline v5-repeatable v5-aligned
@@ -33,6 +35,8 @@ def test_nydusd(
     daemon = mounts.nydusd(boot_of(golden, image), golden / name / "blobs", data_path=data_path, driver=driver)
     loaded = Path(f"/proc/{daemon.process.pid}/maps").read_text()
     assert ("pyfuse3" in loaded) == (driver == "pyfuse3")
+    is_erofs = data_path == "auto" and erofs.why_not() is None and erofs.why_not_from(str(golden / name)) is None
+    assert mounts_at(str(daemon.mountpoint))[-1].fs_type == ("erofs" if is_erofs else "fuse")
     assert differences(daemon.mountpoint, golden / image["manifest"], tuple(image.get("ignore", ()))) == []
     assert daemon.stop() == 0
     assert not os.path.ismount(daemon.mountpoint)

@@ -57,11 +57,28 @@ class ChunkIndex(Protocol):
         ...
 
 
+class ChunkOrder(Protocol):
+    """What `laid_out.py` knows of a blob's chunks; the methods are those of ChunkIndex."""
+
+    def following(self, index: int) -> Iterator[Chunk]: ...
+
+    def chunks(self, indexes: Iterable[int]) -> list[Chunk]: ...
+
+    def __len__(self) -> int: ...
+
+    def end_of(self, index: int) -> int: ...
+
+
 class RecordedIndex:
-    """v5: the records came with their places."""
+    """v5: the records came with their places; which follow which, only a layout of the whole image knows."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
+        self._order: ChunkOrder | None = None
+
+    def lay_out(self, order: ChunkOrder) -> None:
+        """The image has been laid out, and its blob's chunks are known from now on."""
+        self._order = order
 
     async def load(self) -> None:
         return
@@ -74,22 +91,23 @@ class RecordedIndex:
         return chunk
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
-        for c in ahead:
-            if c.blob_index == self._blob.index and not skip(c.index):
-                try:
+        try:
+            for c in ahead if self._order is None else self._order.following(chunk.index):
+                if c.blob_index == self._blob.index and not skip(c.index):
                     yield self.locate(c)
-                except InvalidImage:
-                    return
-
+        except InvalidImage:
+            return
 
     def __len__(self) -> int:
-        return 0
+        return 0 if self._order is None else len(self._order)
 
     def end_of(self, index: int) -> int:
-        raise IndexError(index)
+        assert self._order is not None
+        return self._order.end_of(index)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        raise IndexError(indexes)
+        assert self._order is not None
+        return [self.locate(c) for c in self._order.chunks(indexes)]
 
 
 class CompressionInfoIndex:

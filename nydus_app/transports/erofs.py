@@ -16,12 +16,15 @@ from nydus_app.linux.mount import (
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
     mount_configured,
+    mounts,
     mounts_at,
     unmount,
 )
 
 FIRST_KERNEL = (6, 12)
 ATTRIBUTES = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOATIME
+WITHOUT_FOLIOS = frozenset({"tmpfs", "overlay"})
+"""File systems without read_folio (Linux `erofs_fc_get_tree`): mount(2) says ENOTBLK."""
 
 
 def why_not() -> str | None:
@@ -35,6 +38,15 @@ def why_not() -> str | None:
         if not any(line.split()[-1] == "erofs" for line in f):
             return "this kernel has no EROFS (modprobe erofs)"
     return None
+
+
+def why_not_from(path: str) -> str | None:
+    """Why the kernel cannot mount this file, in one phrase: some file systems have no folios to read it by."""
+    # Of a file on overlayfs st_dev may be that of the layer it lies in.
+    number = os.stat(os.path.dirname(os.path.realpath(path))).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    found = next((m.fs_type for m in mounts() if m.device == device), None)
+    return f"EROFS cannot be mounted from a file in {found}" if found in WITHOUT_FOLIOS else None
 
 
 class ErofsMount:

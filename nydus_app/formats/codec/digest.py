@@ -19,3 +19,12 @@ def digest(digester: Digester, data: Buffer) -> bytes:
 def crc32c(data: Buffer) -> int:
     """CRC-32C (Castagnoli), not zip's CRC-32."""
     return google_crc32c.value(data if isinstance(data, bytes) else bytes(data))
+
+
+class Fingerprint:
+    """BLAKE3 of much data at once, by all cores: what tells whether a whole file is the one that was seen before."""
+
+    def __init__(self) -> None:
+        self._hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
+        self.update = self._hasher.update
+        self.digest = self._hasher.digest

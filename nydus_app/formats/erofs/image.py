@@ -144,24 +144,23 @@ class ErofsImage:
         mode, size = record[MODE], record[SIZE]
         if stat.S_ISREG(mode):
             bits = self._plan.chunk_bits
+            head = self._encode(ino, record, mode, CHUNK_BASED, size, CHUNK_FORMAT_INDEXES | bits - BLOCK_BITS)
+            if not size:
+                return head
             count = (size + (1 << bits) - 1) >> bits
-            chunk_format = CHUNK_FORMAT_INDEXES | bits - BLOCK_BITS
-            head = self._encode(ino, record, mode, CHUNK_BASED, size, chunk_format)
             return head + bytes(-len(head) % 8) + self._chunk_indexes(ino, at, record, count)
         if stat.S_ISLNK(mode):
             return self._flat(ino, record, mode, size, lambda: self._plan.target(ino))
         return self._encode(ino, record, mode, FLAT_PLAIN, size, record[RDEV])
 
     def _chunk_indexes(self, ino: int, at: int, record: Record, count: int) -> bytes:
-        if not count:
-            return b""
         at = self._plan.chunk_area(ino, at, record, count)
         find, pack = self._plan.addresses.find, CHUNK_INDEX.pack
-        found = []
-        for place in range(at, at + count * CHUNK.size, CHUNK.size):
-            blob, start = find(place)
-            found.append(pack(0, blob + 1, 0, start))
-        return b"".join(found)
+        if count == 1:
+            blob, start = find(at)
+            return pack(0, blob + 1, 0, start)
+        places = range(at, at + count * CHUNK.size, CHUNK.size)
+        return b"".join([pack(0, blob + 1, 0, start) for blob, start in map(find, places)])
 
     def _directory(self, ino: int, record: Record, size: int) -> bytes:
         mode = record[MODE]

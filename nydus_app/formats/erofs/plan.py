@@ -20,7 +20,7 @@ from nydus_app.formats.erofs.addresses import ChunkAddresses
 from nydus_app.formats.erofs.directory import BLOCK, TYPE_OF_MODE
 from nydus_app.formats.erofs.structs import DEVICE_SLOT, DIRENT, EXTENDED, HOLE, NAME_MAX, SLOT_SIZE
 from nydus_app.formats.erofs.xattrs import encode_xattrs
-from nydus_app.formats.rafs.v5 import CHUNK, FLAG_XATTR, INODE, SUPERBLOCK_SIZE, BootstrapV5, align8
+from nydus_app.formats.rafs.v5 import CHUNK, FLAG_SYMLINK, FLAG_XATTR, INODE, SUPERBLOCK_SIZE, BootstrapV5
 from nydus_app.formats.rafs.values import Inode
 
 SLOTS_AT = 1152
@@ -136,7 +136,7 @@ class Plan:
                 used += head + length
             else:
                 blocks, used = blocks + 1, head + length
-            self._budget -= INODE.size + align8(length)
+            self._budget -= INODE.size + length
             if real != index:
                 at, child = self.record(real)
                 if stat.S_ISDIR(child[MODE]):
@@ -160,7 +160,7 @@ class Plan:
         if mode > 0xFFFF or not TYPE_OF_MODE[mode >> 12] or not nlink or size >> 63 or mtime_ns >= 1_000_000_000:
             raise InvalidImage(f"inode {ino} is none")
         if self._verify:
-            self.bootstrap.verify_inode(self.inode(ino))
+            self.bootstrap.verify_record(ino, at)
         if self._budget < 0:
             raise InvalidImage("inode records overlap")
         if not flags & FLAG_XATTR:
@@ -199,10 +199,11 @@ class Plan:
         head = EXTENDED.size + self._check(ino, at, record)
         mode, size = record[MODE], record[SIZE]
         if stat.S_ISREG(mode):
-            count = (size + (1 << self.chunk_bits) - 1) >> self.chunk_bits
-            if count:
+            if size:
+                count = (size + (1 << self.chunk_bits) - 1) >> self.chunk_bits
                 self._add_chunks(ino, at, record, count)
-            self._place(ino, align8(head) + 8 * count)
+                head = (head + 7 & -8) + 8 * count
+            self._place(ino, head)
         elif stat.S_ISLNK(mode):
             target = len(self.target(ino))
             if target != size or not 0 < size <= MAX_SYMLINK:
@@ -217,10 +218,10 @@ class Plan:
 
     def chunk_area(self, ino: int, at: int, record: Record, count: int) -> int:
         """Offset of the first of `count` chunk records."""
-        if record[FLAGS]:
+        if record[FLAGS] & (FLAG_SYMLINK | FLAG_XATTR):
             at, _ = self.bootstrap.chunk_area(self.inode(ino))
         else:
-            at += INODE.size + align8(record[NAME])
+            at += INODE.size + (record[NAME] + 7 & -8)
         if count > record[COUNT] or at + count * CHUNK.size > len(self.view):
             raise InvalidImage(f"inode {ino} has too few chunk records for its {record[SIZE]} bytes")
         return at
@@ -230,7 +231,11 @@ class Plan:
         if self._budget < 0:
             raise InvalidImage("chunk records overlap")
         at = self.chunk_area(ino, at, record, count)
-        add, step, left = self.addresses.add, 1 << self.chunk_bits, record[SIZE]
+        left = record[SIZE]
+        if count == 1:
+            self.addresses.add(at, left)
+            return
+        add, step = self.addresses.add, 1 << self.chunk_bits
         for place in range(at, at + count * CHUNK.size, CHUNK.size):
             add(place, min(left, step))
             left -= step

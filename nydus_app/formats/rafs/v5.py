@@ -33,6 +33,11 @@ SUPERBLOCK = Struct("<4I5Q4IQ")
 EXT_BLOB = Struct("<2I2Q40x")
 INODE = Struct("<32s2Q4I3Q3I2H2IQ8x")
 CHUNK = Struct("<32s4I3Q2I")
+NAMES = Struct("<80xQ12x2H")
+"""INODE's flags and lengths of name and symlink target."""
+DIGESTED = Struct("<60xI16xQ8xIH")
+"""INODE's mode, flags, number of chunks and length of name."""
+CHILD_COUNT_AT = 96
 U32 = Struct("<I")
 U64 = Struct("<Q")
 
@@ -81,6 +86,7 @@ class BootstrapV5:
             raise InvalidImage(f"superblock of {size} bytes, {SUPERBLOCK_SIZE} expected")
         self.chunk_size = check_chunk_size(chunk_size)
         self.flags = check_super_flags(flags)
+        self._digester = digester_of(self.flags)
         self.inode_count = inodes
         self.root_ino = 1
         self.max_ino = entries
@@ -117,7 +123,7 @@ class BootstrapV5:
             count, features, usize, csize = self._data.unpack(EXT_BLOB, ext_at + index * 64, "extended blob table")
         return check_blob(
             Blob(
-                index, blob_id, check_features(blob_id, features), compressor_of(self.flags), digester_of(self.flags),
+                index, blob_id, check_features(blob_id, features), compressor_of(self.flags), self._digester,
                 self.chunk_size, count, csize, usize, Compressor.none, 0, 0, 0, 0, b"",
             )
         )  # fmt: skip
@@ -153,13 +159,8 @@ class BootstrapV5:
             raise InvalidImage(f"inode {ino} calls itself {inode.ino}")
         return inode
 
-    def _names(self, position: int) -> tuple[int, int, int]:
-        """Length of the name, of the symlink target, and inode flags."""
-        f = INODE.unpack_from(self._data.view, position)
-        return f[13], f[14], f[9]
-
     def _name(self, position: int) -> bytes:
-        length = self._names(position)[0]
+        _, length, _ = NAMES.unpack_from(self._data.view, position)
         if not 0 < length <= 256:
             raise InvalidImage(f"a name of {length} bytes")
         name = self._data.bytes(position + INODE.size, length, "name")
@@ -205,7 +206,7 @@ class BootstrapV5:
     # ---- symlinks, xattrs ---------------------------------------------------------------------
 
     def readlink(self, inode: Inode) -> bytes:
-        name, target, flags = self._names(inode.position)
+        flags, name, target = NAMES.unpack_from(self._data.view, inode.position)
         if not flags & FLAG_SYMLINK or not target:
             raise InvalidImage(f"symlink {inode.ino} has no target")
         found = self._data.bytes(inode.position + INODE.size + align8(name), target, "symlink target")
@@ -213,7 +214,7 @@ class BootstrapV5:
 
     def _behind_names(self, position: int) -> tuple[int, int]:
         """Offset behind name and target, and inode flags."""
-        name, target, flags = self._names(position)
+        flags, name, target = NAMES.unpack_from(self._data.view, position)
         at = position + INODE.size + align8(name)
         return at + (align8(target) if flags & FLAG_SYMLINK else 0), flags
 
@@ -254,7 +255,7 @@ class BootstrapV5:
         if flags & FLAG_XATTR:
             at, total = self._xattr_area(inode.position)
             at += align8(total)
-        return at, INODE.unpack_from(self._data.view, inode.position)[12]
+        return at, U32.unpack_from(self._data.view, inode.position + CHILD_COUNT_AT)[0]
 
     def chunks(self, inode: Inode, first: int, count: int) -> list[Chunk]:
         at, total = self.chunk_area(inode)
@@ -264,6 +265,10 @@ class BootstrapV5:
         self._data.check(at, count * CHUNK.size, "chunk records")
         area = self._data.view[at : at + count * CHUNK.size]
         return [decode_chunk_record(fields, len(self.blobs)) for fields in CHUNK.iter_unpack(area)]
+
+    def chunk_at(self, position: int) -> Chunk:
+        """The chunk record at an offset."""
+        return decode_chunk_record(self._data.unpack(CHUNK, position, "chunk record"), len(self.blobs))
 
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:
         for index in range(inode.ino + 1, min(inode.ino + NEIGHBOURS, self.max_ino) + 1):
@@ -287,26 +292,35 @@ class BootstrapV5:
     # ---- digests (rafs-format 4.8) ------------------------------------------------------------
 
     def verify_inode(self, inode: Inode) -> None:
-        bit = 1 << (inode.ino & 7)
-        if self._verified[inode.ino >> 3] & bit:
+        self.verify_record(inode.ino, inode.position)
+
+    def verify_record(self, ino: int, position: int) -> None:
+        """The same for who has not decoded the inode."""
+        bit = 1 << (ino & 7)
+        if self._verified[ino >> 3] & bit:
             return
-        if digest(digester_of(self.flags), self._digested(inode)) != self._digest_at(inode.position):
-            raise InvalidImage(f"inode {inode.ino} does not match its digest")
-        self._verified[inode.ino >> 3] |= bit
+        if digest(self._digester, self._digested(position)) != self._digest_at(position):
+            raise InvalidImage(f"inode {ino} does not match its digest")
+        self._verified[ino >> 3] |= bit
 
     def _digest_at(self, position: int) -> bytes:
         return bytes(self._data.view[position : position + 32])
 
-    def _digested(self, inode: Inode) -> bytes:
-        if stat.S_ISDIR(inode.mode):
-            first, count = self.children(inode)
-            return b"".join(self._digest_at(self.record(i)) for i in range(first, first + count))
-        if stat.S_ISLNK(inode.mode):
-            return self.readlink(inode)
-        if stat.S_ISREG(inode.mode):
-            at, count = self.chunk_area(inode)
+    def _digested(self, position: int) -> bytes:
+        mode, flags, count, name = DIGESTED.unpack_from(self._data.view, position)
+        if stat.S_ISREG(mode):
+            at = position + INODE.size + align8(name)
+            if flags & (FLAG_SYMLINK | FLAG_XATTR):
+                at, _ = self.chunk_area(self._inode_at(position))
             self._data.check(at, count * CHUNK.size, "chunk records")
-            return b"".join(self._digest_at(at + i * CHUNK.size) for i in range(count))
+            if count == 1:
+                return self._digest_at(at)
+            return b"".join([self._digest_at(i) for i in range(at, at + count * CHUNK.size, CHUNK.size)])
+        if stat.S_ISDIR(mode):
+            first, count = self.children(self._inode_at(position))
+            return b"".join([self._digest_at(self.record(i)) for i in range(first, first + count)])
+        if stat.S_ISLNK(mode):
+            return self.readlink(self._inode_at(position))
         return b""
 
     def close(self) -> None:

@@ -1,0 +1,120 @@
+"""RAFS v5 images laid out as EROFS, kept beside the cache files as `<fingerprint of the bootstrap>.erofs`.
+
+Laying out takes time with the number of files, so it is done once. A kept file is believed if it is whole and
+was made from the same bytes, for the same owner; it may be deleted at any time, also while it is mounted.
+"""
+
+import logging
+import mmap
+import os
+import tempfile
+from contextlib import ExitStack, suppress
+from typing import BinaryIO, NamedTuple
+
+from nydus_app.errors import CacheError, InvalidImage
+from nydus_app.formats.codec.digest import Fingerprint
+from nydus_app.formats.erofs.addresses import AddressTable
+from nydus_app.formats.erofs.image import ErofsImage, Owner
+from nydus_app.formats.erofs.kept import (
+    HEADER_SIZE,
+    Kept,
+    Origin,
+    check_content,
+    decode_kept,
+    encode_header,
+    encode_tables,
+)
+from nydus_app.formats.rafs.v5 import BootstrapV5
+
+log = logging.getLogger("nydus.storage")
+
+
+class Layout(NamedTuple):
+    """`path` can be mounted while `file` is open, which whoever gets it closes."""
+
+    path: str
+    file: BinaryIO
+    tables: list[AddressTable]
+
+
+def open_layout(bootstrap: BootstrapV5, work_dir: str, *, owner: Owner, verify: bool) -> Layout:
+    """The kept layout of a bootstrap, laid out now where there is none. Raises InvalidImage, CacheError."""
+    view, _ = bootstrap.raw()
+    fingerprint = Fingerprint()
+    fingerprint.update(view)
+    origin = Origin(fingerprint.digest(), owner, verify)
+    path = os.path.join(work_dir, f"{origin.bootstrap.hex()}.erofs")
+    return _open_kept(path, origin) or _lay_out(path, bootstrap, origin)
+
+
+def _map(file: BinaryIO) -> memoryview:
+    return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+
+
+def _open_kept(path: str, wanted: Origin) -> Layout | None:
+    try:
+        file = open(path, "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        log.warning("%s is laid out anew: %s", path, e.strerror)
+        return None
+    try:
+        view = _map(file)
+        kept = decode_kept(view)
+        check_content(view)
+        if kept.origin.serves(wanted):
+            with suppress(OSError):
+                os.utime(path)  # when it was used last, for who deletes what nobody uses
+            return Layout(path, file, kept.tables)
+    except (InvalidImage, OSError, ValueError) as e:  # ValueError: an empty file cannot be mapped
+        log.warning("%s is laid out anew: %s", path, e)
+    file.close()
+    return None
+
+
+def _lay_out(path: str, bootstrap: BootstrapV5, origin: Origin) -> Layout:
+    image = ErofsImage(bootstrap, owner=origin.owner, verify=origin.is_verified)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        file = open(temporary, "w+b")
+        try:
+            kept = _write(file, image, origin)
+            os.replace(temporary, path)
+        except BaseException:
+            file.close()
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        return Layout(path, file, kept.tables)
+    except OSError as e:
+        log.warning("%s is not kept: %s", path, e.strerror)
+    return _lay_out_for_now(image, origin)
+
+
+def _lay_out_for_now(image: ErofsImage, origin: Origin) -> Layout:
+    """In a file without a name, gone with the daemon."""
+    try:
+        with ExitStack() as undo:
+            file = undo.enter_context(tempfile.TemporaryFile())
+            kept = _write(file, image, origin)
+            undo.pop_all()
+    except OSError as e:
+        raise CacheError(f"there is no room for its layout: {e.strerror}") from None
+    return Layout(f"/proc/{os.getpid()}/fd/{file.fileno()}", file, kept.tables)
+
+
+def _write(file: BinaryIO, image: ErofsImage, origin: Origin) -> Kept:
+    content = Fingerprint()
+    file.seek(HEADER_SIZE)
+    for piece in image.pieces():
+        content.update(piece)
+        file.write(piece)
+    tables = image.tables()
+    for part in encode_tables(tables):
+        content.update(part)
+        file.write(part)
+    file.seek(0)
+    file.write(encode_header(origin, image.size, len(tables), content))
+    file.flush()
+    return decode_kept(_map(file))
