@@ -42,6 +42,7 @@ def open_layout(bootstrap: BootstrapV5, work_dir: str, *, owner: Owner, verify: 
     view, _ = bootstrap.raw()
     fingerprint = Fingerprint()
     fingerprint.update(view)
+    _give_back(view)
     origin = Origin(fingerprint.digest(), owner, verify)
     path = os.path.join(work_dir, f"{origin.bootstrap.hex()}.erofs")
     return _open_kept(path, origin) or _lay_out(path, bootstrap, origin)
@@ -49,6 +50,12 @@ def open_layout(bootstrap: BootstrapV5, work_dir: str, *, owner: Owner, verify: 
 
 def _map(file: BinaryIO) -> memoryview:
     return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+
+
+def _give_back(view: memoryview) -> None:
+    """Pages that were read once, and for a while no more, count as memory of this process."""
+    if isinstance(view.obj, mmap.mmap):
+        view.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_kept(path: str, wanted: Origin) -> Layout | None:
@@ -63,6 +70,9 @@ def _open_kept(path: str, wanted: Origin) -> Layout | None:
         view = _map(file)
         kept = decode_kept(view)
         check_content(view)
+        _give_back(view)
+        if kept.origin.bootstrap != wanted.bootstrap:
+            raise InvalidImage("it was made from another bootstrap")
         if kept.origin.serves(wanted):
             with suppress(OSError):
                 os.utime(path)  # when it was used last, for who deletes what nobody uses
@@ -110,11 +120,10 @@ def _write(file: BinaryIO, image: ErofsImage, origin: Origin) -> Kept:
     for piece in image.pieces():
         content.update(piece)
         file.write(piece)
-    tables = image.tables()
-    for part in encode_tables(tables):
+    for part in encode_tables(image.tables):
         content.update(part)
         file.write(part)
     file.seek(0)
-    file.write(encode_header(origin, image.size, len(tables), content))
+    file.write(encode_header(origin, image.size, len(image.tables), content))
     file.flush()
     return decode_kept(_map(file))

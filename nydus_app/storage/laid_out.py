@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 from nydus_app.errors import InvalidImage
-from nydus_app.formats.erofs.addresses import AddressTable, longest_gap
+from nydus_app.formats.erofs.addresses import AddressTable
 from nydus_app.formats.rafs.v5 import BootstrapV5
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.address_space import BLOCK, Extent
@@ -24,9 +24,9 @@ class LaidOutPlaces:
     def __init__(self, bootstrap: BootstrapV5, blob: Blob, table: AddressTable) -> None:
         self._bootstrap = bootstrap
         self._blob = blob
-        self._indexes, self._starts, self._positions, blocks = table
+        self._indexes, self._starts, self._positions, blocks, gap = table
         self.size = blocks * BLOCK
-        self._is_dense = longest_gap(self._indexes) <= MAX_GAP
+        self._is_dense = gap <= MAX_GAP
 
     async def load(self) -> None:
         return

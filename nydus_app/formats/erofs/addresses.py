@@ -31,6 +31,7 @@ class AddressTable(NamedTuple):
     starts: Sequence[int]
     positions: Sequence[int]
     blocks: int  # of the whole address space
+    longest_gap: int  # so many indexes are left out at most between two neighbours, and before the first
 
 
 class ChunkAddresses:
@@ -64,30 +65,22 @@ class ChunkAddresses:
         """All but the offset in the file."""
         return bytes(self._view[at : at + 64]), bytes(self._view[at + 72 : at + 80])
 
-    def assign(self) -> None:
-        for blob, blocks in zip(self._blobs, self._blocks, strict=True):
+    def assign(self) -> list[AddressTable]:
+        """By blob. Raises UnsupportedImage."""
+        tables = []
+        for blob, blocks, positions in zip(self._blobs, self._blocks, self._positions, strict=True):
             if sum(blocks) >= HOLE:
                 raise UnsupportedImage(f"blob {blob.id} has more blocks than EROFS can address")
-            self._starts.append(array("I", accumulate(chain((0,), blocks))))
-
-    def tables(self) -> list[AddressTable]:
-        """By blob, after `assign`."""
-        return [
-            AddressTable(
-                array("I", compress(range(len(blocks)), blocks)),
-                array("I", compress(starts, blocks)),
-                array("I", compress(positions, blocks)),
-                starts[-1],
-            )
-            for positions, blocks, starts in zip(self._positions, self._blocks, self._starts, strict=True)
-        ]
+            starts = array("I", accumulate(chain((0,), blocks)))
+            self._starts.append(starts)
+            indexes = array("I", compress(range(len(blocks)), blocks))
+            gap = max(map(sub, indexes, chain((-1,), indexes)), default=1) - 1
+            named = array("I", compress(starts, blocks)), array("I", compress(positions, blocks))
+            tables.append(AddressTable(indexes, *named, starts[-1], gap))
+        return tables
 
     def find(self, at: int) -> tuple[int, int]:
         """Blob index and first block of a record that was added."""
         blob, _, index = KEY.unpack_from(self._view, at)
         return blob, self._starts[blob][index]
 
-
-def longest_gap(indexes: Sequence[int]) -> int:
-    """How many indexes are left out at most between two neighbours, and before the first."""
-    return max(map(sub, indexes, chain((-1,), indexes)), default=1) - 1

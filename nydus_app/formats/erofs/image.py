@@ -7,7 +7,6 @@ import stat
 from collections.abc import Callable, Iterator
 from struct import Struct
 
-from nydus_app.formats.erofs.addresses import AddressTable
 from nydus_app.formats.erofs.directory import BLOCK, TYPE_OF_MODE, Entry, encode_blocks, with_dots
 from nydus_app.formats.erofs.plan import (
     INO,
@@ -57,10 +56,8 @@ class ErofsImage:
         self._plan = Plan(bootstrap, verify=verify)
         self._owner = owner
         self.size = (self._plan.first_block + self._plan.blocks) * BLOCK
-
-    def tables(self) -> list[AddressTable]:
+        self.tables = self._plan.tables
         """Where the chunks of each blob lie in its device."""
-        return self._plan.addresses.tables()
 
     def pieces(self) -> Iterator[bytes | bytearray]:
         """The mounted file from SUPERBLOCK_AT to `size`; what stands before it is the caller's."""
@@ -87,15 +84,14 @@ class ErofsImage:
 
     def _superblock(self) -> bytes:
         plan = self._plan
-        tables = self.tables()
         head = SUPERBLOCK.pack(
             MAGIC, 0, 0, BLOCK_BITS, 0, plan.nids[plan.bootstrap.root_ino], plan.inode_count, 0, 0,
             plan.first_block + plan.blocks, 0, 0, b"", b"", INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE, 0,
-            len(tables), SLOTS_AT // DEVICE_SLOT.size,
+            len(plan.tables), SLOTS_AT // DEVICE_SLOT.size,
         )  # fmt: skip
         slots = [
             DEVICE_SLOT.pack(blob.id.encode()[:64], table.blocks, 0)
-            for blob, table in zip(plan.bootstrap.blobs, tables, strict=True)
+            for blob, table in zip(plan.bootstrap.blobs, plan.tables, strict=True)
         ]
         return head.ljust(SLOTS_AT - SUPERBLOCK_AT, b"\0") + b"".join(slots)
 

@@ -23,7 +23,7 @@ DIGEST_AT = HEADER_SIZE - 32
 MAGIC = b"NYDUSv5\0"
 VERSION = 1
 HEADER = Struct("<8s2I32s2IQI")
-ROW = Struct("<2I")
+ROW = Struct("<3I")
 VERIFIED, HAS_OWNER = 1, 2
 
 
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 def encode_tables(tables: Sequence[AddressTable]) -> list[bytes]:
     """What stands behind the image."""
-    rows = [ROW.pack(len(t.indexes), t.blocks) for t in tables]
+    rows = [ROW.pack(len(t.indexes), t.blocks, t.longest_gap) for t in tables]
     return rows + [bytes(memoryview(part)) for t in tables for part in (t.indexes, t.starts, t.positions)]  # type: ignore[arg-type]
 
 
@@ -79,10 +79,10 @@ def decode_kept(buffer: Buffer) -> Kept:
     rows = list(ROW.iter_unpack(data.view[at : at + count * ROW.size]))
     at += count * ROW.size
     tables = []
-    for length, blocks in rows:
+    for length, blocks, gap in rows:
         data.check(at, length * 12, "address table")
         words = data.view[at : at + length * 12].cast("I")
-        tables.append(AddressTable(words[:length], words[length : 2 * length], words[2 * length :], blocks))
+        tables.append(AddressTable(words[:length], words[length : 2 * length], words[2 * length :], blocks, gap))
         at += length * 12
     origin = Origin(bootstrap, (uid, gid) if flags & HAS_OWNER else None, bool(flags & VERIFIED))
     return Kept(origin, tables)

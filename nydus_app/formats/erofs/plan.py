@@ -68,7 +68,7 @@ class Plan:
         self.first_block = -(-self._at // BLOCK)
         if self._at // SLOT_SIZE >= HOLE or self.first_block + self.blocks >= HOLE:
             raise UnsupportedImage("its inodes do not fit EROFS's 32-bit addresses")
-        self.addresses.assign()
+        self.tables = self.addresses.assign()
 
     # ---- the walk -----------------------------------------------------------------------------
 
