@@ -50,6 +50,7 @@ class Node:
     rdev: int = 0
     mtime: tuple[int, int] = (1_700_000_000, 123_456_789)
     flags: int = 0
+    raw: bytes = b""  # behind the rest
 
 
 @dataclass(frozen=True)
@@ -115,4 +116,4 @@ def _encode(node: Node, index: int) -> bytes:
         record += CHUNK.pack(
             c.digest, c.blob, 0, c.size, c.size, c.offset, c.offset, number * 4096, c.index, 0
         )
-    return record
+    return record + _pad(node.raw)

@@ -15,7 +15,7 @@ from nydus_app.formats.erofs.kept import decode_kept
 from nydus_app.formats.erofs.structs import DIRENT, EXTENDED, FLAT_INLINE, FLAT_PLAIN, SUPERBLOCK, SUPERBLOCK_AT
 from nydus_app.formats.erofs.xattrs import encode_xattrs
 from nydus_app.formats.rafs.open import open_bootstrap
-from nydus_app.formats.rafs.v5 import BootstrapV5
+from nydus_app.formats.rafs.v5 import FLAG_XATTR, U32, U64, BootstrapV5
 from v5_boot import DIR, FILE, LINK, Boot, Chunk, Node
 
 ROOT = Node(b"/", DIR, 4096, nlink=3, first=2, count=3)
@@ -210,12 +210,14 @@ def test_digests_are_compared_where_that_is_asked_for(golden: Path) -> None:
 
 
 def test_records_that_overlap_do_not_grow_into_a_large_image() -> None:
-    """Every 160 bytes a file that claims the chunk records of all files behind it."""
-    count = 3000
-    many = [Node(b"%032d" % i, FILE, 4096 * 40, count=40, chunks=(Chunk(i, 4096),)) for i in range(count)]
-    boot = Boot((replace(ROOT, count=count), *many), chunk_counts=(count,))
-    with pytest.raises(InvalidImage):
-        lay_out(boot)
+    """Every 160 bytes a file with an xattr that is made of the 60,000 bytes behind it."""
+    count, size = 2000, 60_000
+    pair = U64.pack(size) + U32.pack(size - 4) + b"user.x\0"
+    many = [Node(b"%07d" % i, flags=FLAG_XATTR, raw=pair) for i in range(count)]
+    last = Node(b"z", raw=bytes(size))
+    lay_out(Boot((replace(ROOT, count=2), many[0], last)))
+    with pytest.raises(InvalidImage, match="overlap"):
+        lay_out(Boot((replace(ROOT, count=count + 1), *many, last)))
 
 
 @pytest.mark.parametrize("key", [b"", b"user", b"user.", b"security.", b"system.posix_acl_accessory", b"system.x", b"a\0b"])
