@@ -215,11 +215,19 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
             _check_file("backend.blob_file", tree.backend.blob_file)
         elif not any(os.path.isdir(d) for d in (tree.backend.dir, *tree.backend.alt_dirs)):
             _check_directory("backend.dir", tree.backend.dir)
+    if tree.api.sock is not None:
+        _check_directory("directory of api.sock", os.path.dirname(os.path.abspath(tree.api.sock)))
+    if tree.log.file is not None:
+        _check_directory("directory of log.file", _nearest_existing(os.path.dirname(os.path.abspath(tree.log.file))))
     for key, path in (("api.sock", tree.api.sock), ("log.file", tree.log.file)):
-        if path is not None:
-            _check_directory(f"directory of {key}", os.path.dirname(os.path.abspath(path)))
-            if os.path.isdir(path):
-                raise ConfigFileError(f"{key} {path}: is a directory")
+        if path is not None and os.path.isdir(path):
+            raise ConfigFileError(f"{key} {path}: is a directory")
+
+
+def _nearest_existing(path: str) -> str:
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def _check_file(key: str, path: str) -> None:

@@ -4,7 +4,8 @@
     [2026-01-02 03:04:05.678901 +00:00] WARN [storage/fetch.py:42] message
 
 To standard error (coloured on a terminal only) or to a file, appended; with rotation the file is
-`<base>_rCURRENT<ext>`, older ones carry the time of their end and are compressed, ten are kept.
+`<base>_rCURRENT<ext>`, older ones carry the time of their end and are compressed, ten are kept. The
+directory of the file is made where it is missing: containerd's snapshotter leaves that to nydusd.
 A log that cannot be written never stops the daemon: the first failure is told to standard error.
 """
 
@@ -23,6 +24,8 @@ from nydus_app.errors import ConfigError, ConfigFileError
 TRACE = 5
 KEPT_FILES = 10
 ROOT = "nydus"
+ERRORS = "backslashreplace"
+"""Paths may hold bytes that are no UTF-8."""
 
 _NAMES = {"trace": TRACE, "debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _SHOWN = {TRACE: "TRACE", logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
@@ -58,7 +61,7 @@ class _Forgiving(logging.Handler):
 
     _told = False
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord | None) -> None:
         if not self._told:
             self._told = True
             print(f"nydus: cannot write the log: {sys.exc_info()[1]}", file=sys.stderr)
@@ -80,18 +83,36 @@ class _RotatedFile(_Forgiving, handlers.RotatingFileHandler):
     """`<base>_rCURRENT<ext>`; rotated ones `<base>_r<time><ext>.gz`."""
 
     def __init__(self, base: str, extension: str, size_bytes: int) -> None:
-        self._base, self._extension = base, extension
-        super().__init__(f"{base}_rCURRENT{extension}", maxBytes=size_bytes, backupCount=1, encoding="utf-8")
+        self._base, self._extension, self._size_bytes = base, extension, size_bytes
+        super().__init__(
+            f"{base}_rCURRENT{extension}", maxBytes=size_bytes, backupCount=1, encoding="utf-8", errors=ERRORS
+        )
 
     def doRollover(self) -> None:
+        """What could not be packed away stays where it is; the log goes on behind it, and is tried again later."""
         self.stream.close()
+        try:
+            self._pack()
+            self.maxBytes = self._size_bytes
+        except OSError:
+            self.maxBytes = os.path.getsize(self.baseFilename) + self._size_bytes
+            self.handleError(None)
+        finally:
+            self.stream = self._open()
+
+    def _pack(self) -> None:
         ended = f"{self._base}_r{datetime.now():%Y-%m-%d_%H-%M-%S}{self._extension}.gz"
-        with open(self.baseFilename, "rb") as current, gzip.open(ended, "ab") as packed:
-            shutil.copyfileobj(current, packed)
+        before = os.path.getsize(ended) if os.path.exists(ended) else 0
+        try:
+            with open(self.baseFilename, "rb") as current, gzip.open(ended, "ab") as packed:
+                shutil.copyfileobj(current, packed)
+        except OSError:
+            with suppress(OSError):
+                os.truncate(ended, before)
+            raise
         os.truncate(self.baseFilename, 0)
         for old in sorted(glob.glob(f"{glob.escape(self._base)}_r2*{self._extension}.gz"))[: -(KEPT_FILES - 1)]:
             os.unlink(old)
-        self.stream = self._open()
 
 
 class _Held(logging.Handler):
@@ -133,9 +154,12 @@ def _open_handler(file: str | None, rotation_size_mib: int) -> logging.Handler:
     base, extension = os.path.splitext(os.path.abspath(file))
     extension = extension or ".log"
     try:
+        os.makedirs(os.path.dirname(base), exist_ok=True)
         if rotation_size_mib:
             return _RotatedFile(base, extension, rotation_size_mib << 20)
-        return _File(base + extension, encoding="utf-8")
+        return _File(base + extension, encoding="utf-8", errors=ERRORS)
+    except FileExistsError:
+        raise ConfigFileError(f"log file {base + extension}: its directory is a file") from None
     except OSError as e:
         raise ConfigFileError(f"log file {base + extension}: {e.strerror}") from None
 

@@ -100,7 +100,8 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["prefetch_files={gone}"], 1, ["prefetch_files", "/gone"]),
     (["prefetch_files={relative}"], 1, ["prefetch_files", "line 3"]),
     (["api.sock={gone}/s"], 1, ["api.sock", "/gone"]),
-    (["log.file={gone}/l"], 1, ["log.file", "/gone"]),
+    (["log.file={tmp}"], 1, ["log.file", "directory"]),
+    (["log.file={boot}/new/l"], 1, ["log.file", "no directory"]),
 ]
 SECRETS: list[tuple[list[str], int, list[str]]] = [
     (["backend.auth=" + SECRET + "=="], 2, ["backend.auth", "quote", "backend.auth='…'"]),

@@ -1,8 +1,11 @@
 """nydusd's log format, rotation, and a log that cannot be written."""
 
+import errno
 import gzip
 import logging
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,33 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capfd: pytest
     assert capfd.readouterr().err.count("cannot write the log") == 1
 
 
+def test_a_log_that_cannot_be_packed_away_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    open_log("info", str(tmp_path / "x.log"), 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copyfileobj", full)
+        for number in range(4):
+            log.info("%d %s", number, "y" * (600 << 10))
+    current = tmp_path / "x_rCURRENT.log"
+    assert [line.split()[4] for line in current.read_text().splitlines()] == ["0", "1", "2", "3"]
+    assert capfd.readouterr().err.count("cannot write the log") == 1
+    log.info("z" * (2 << 20))
+    assert [line.split()[4][0] for line in current.read_text().splitlines()] == ["z"]
+    (packed,) = tmp_path.glob("x_r2*.log.gz")
+    assert len(gzip.decompress(packed.read_bytes()).splitlines()) == 4
+
+
+def test_missing_directories_are_made_and_odd_names_written(tmp_path: Path) -> None:
+    open_log("info", str(tmp_path / "a" / "b" / "x"), 0)
+    log.info("serving at %s", os.fsdecode(b"/m\xff"))
+    assert (tmp_path / "a/b/x.log").read_text().endswith("serving at /m\\udcff\n")
+
+
 def test_a_log_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigFileError, match="No such file"):
-        open_log("info", str(tmp_path / "gone" / "x"), 0)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigFileError, match="its directory is a file"):
+        open_log("info", str(tmp_path / "file" / "x"), 0)
