@@ -3,7 +3,8 @@
 The web stack takes longer to import than a mount takes, so its thread imports it while the mount is
 already in use. The socket is bound under another name and renamed when it accepts, because a client
 that sees it connects at once (clients 1.6). Idle connections are never closed by us: containerd's
-snapshotter keeps one to learn of the daemon's death.
+snapshotter keeps one to learn of the daemon's death. A socket's path may have all 107 bytes that the kernel
+takes, so the other name is bound through a descriptor of the directory.
 """
 
 import logging
@@ -34,8 +35,21 @@ MAX_HEADER_BYTES = 64 << 10
 @asynccontextmanager
 async def serve_api(daemon: DaemonPort, path: str) -> AsyncIterator[None]:
     """Serve until the block ends; then the socket file is gone. Raises ConfigFileError."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    listener = _listen(temporary)
+    try:
+        directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise ConfigFileError(f"api.sock {path}: {e.strerror}") from None
+    try:
+        temporary = f"/proc/self/fd/{directory}/.api.{os.getpid()}.tmp"
+        async with _serving(daemon, path, temporary):
+            yield
+    finally:
+        os.close(directory)
+
+
+@asynccontextmanager
+async def _serving(daemon: DaemonPort, path: str, temporary: str) -> AsyncIterator[None]:
+    listener = _listen(path, temporary)
     try:
         server = await trio.to_thread.run_sync(_make_server, daemon, Bridge())
         thread = threading.Thread(
@@ -62,14 +76,14 @@ async def serve_api(daemon: DaemonPort, path: str) -> AsyncIterator[None]:
             os.unlink(temporary)
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str, temporary: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
-        listener.bind(path)
+        listener.bind(temporary)
         listener.listen(BACKLOG)
     except OSError as e:
         listener.close()
-        raise ConfigFileError(f"api.sock {path.rsplit('.', 2)[0]}: {e.strerror}") from None
+        raise ConfigFileError(f"api.sock {path}: {e.strerror or e}") from None
     return listener
 
 

@@ -48,8 +48,10 @@ def v1_router(daemon: DaemonPort, bridge: Bridge) -> APIRouter:
         body = json_body(request)
         if "log_level" not in body:
             raise parse_body("missing field `log_level`")
+        if not isinstance(body["log_level"], str):
+            raise parse_body("invalid type: a string is expected")
         try:
-            bridge.call(daemon.set_log_level, str(body["log_level"]))
+            bridge.call(daemon.set_log_level, body["log_level"])
         except ConfigError:
             raise HttpError(500, "Configure(ResponsePayloadType)") from None
         return Response(status_code=204)

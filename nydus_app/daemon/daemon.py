@@ -96,7 +96,9 @@ class FuseDaemon:
         set_level(name)
 
     def exit(self) -> None:
-        """Raises StateConflict where the state does not allow it."""
+        """Raises StateConflict where the state does not allow it; who has stopped may be told again."""
+        if self._machine.state is State.STOPPED:
+            return
         if self._machine.state is State.RUNNING:
             self._machine.fire(Event.STOP)
         self._machine.fire(Event.EXIT)

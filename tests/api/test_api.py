@@ -80,6 +80,7 @@ REPLIES = [
     ("PUT", "/api/v1/daemon", b"[" * 20000, 400, "ParseBody"),
     ("PUT", "/api/v1/daemon", b"x" * 51201, 400, "BadRequest"),
     ("PUT", "/api/v1/daemon", b'{"log_level":"loud"}', 500, "Configure(ResponsePayloadType)"),
+    ("PUT", "/api/v1/daemon", b'{"log_level":3}', 400, "ParseBody"),
     ("PUT", "/api/v1/daemon", b"\xff\xfe", 400, "ParseBody"),
 ]
 
@@ -133,6 +134,21 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(tmp_path / "s"))
     served(tmp_path, Remembering(), lambda sock: None)
+
+
+def test_a_path_may_be_as_long_as_the_kernel_takes(tmp_path: Path) -> None:
+    sock = str(tmp_path / "s").ljust(107, "x")
+
+    def client() -> None:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(sock)
+
+    async def main() -> None:
+        async with serve_api(Remembering(), sock):
+            await trio.to_thread.run_sync(client)
+
+    trio.run(main)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
