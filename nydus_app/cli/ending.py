@@ -1,6 +1,7 @@
 """How a command ends badly: one line on standard error, the error's own exit status."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,10 +17,31 @@ def end(prefix: str, error: NydusError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
+def open_standard_streams() -> None:
+    """Who starts us with one of them closed would get it back as /dev/fuse, or as a cache file."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
+def innermost(error: BaseException) -> BaseException:
+    """A nursery wraps what one task raises; a person wants to know the one."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def guarded(prefix: str, main: Callable[[], int]) -> NoReturn:
     """Run a command's body; NYDUS_DEBUG=1 shows where an error came from."""
-    hold_log()
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        open_standard_streams()
+        hold_log()
         sys.exit(main())
     except NydusError as e:
         if os.environ.get("NYDUS_DEBUG"):
@@ -33,5 +55,7 @@ def guarded(prefix: str, main: Callable[[], int]) -> NoReturn:
     except Exception as e:
         if os.environ.get("NYDUS_DEBUG"):
             traceback.print_exc()
-        print(f"{prefix} unexpected {type(e).__name__}: {e} (NYDUS_DEBUG=1 shows where)", file=sys.stderr)
+        cause = innermost(e)
+        text = " ".join(str(cause).split())
+        print(f"{prefix} unexpected {type(cause).__name__}: {text} (NYDUS_DEBUG=1 shows where)", file=sys.stderr)
         sys.exit(1)

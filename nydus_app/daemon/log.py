@@ -64,7 +64,8 @@ class _Forgiving(logging.Handler):
     def handleError(self, record: logging.LogRecord | None) -> None:
         if not self._told:
             self._told = True
-            print(f"nydus: cannot write the log: {sys.exc_info()[1]}", file=sys.stderr)
+            with suppress(OSError, ValueError):  # its reader may be gone as well
+                print(f"nydus: cannot write the log: {sys.exc_info()[1]}", file=sys.stderr)
 
     def close(self) -> None:
         with suppress(OSError):  # what could not be written cannot be flushed either

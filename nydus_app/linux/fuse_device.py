@@ -41,9 +41,14 @@ class FuseDevice:
             pass
 
     def unmount(self) -> None:
-        """Take our mount away, busy or not. Nothing happens where it is gone. Raises MountError."""
+        """Take our mount away, busy or not. Nothing happens where it is gone. Raises MountError.
+
+        umount2(2) takes the topmost mount of a place: one that somebody put over ours is not ours to take.
+        """
         if not self.is_mounted():
             return
+        if mounts_at(self.mountpoint)[-1].device != self._device:
+            raise MountError(f"cannot unmount {self.mountpoint}: something else is mounted over it")
         try:
             if self._is_privileged:
                 unmount(self.mountpoint, MNT_DETACH)
@@ -61,7 +66,10 @@ class FuseDevice:
 
 def _device_number(mountpoint: str) -> str:
     """From the mount table: a stat of the mountpoint would wait for an answer from ourselves."""
-    return mounts_at(mountpoint)[-1].device
+    found = mounts_at(mountpoint)
+    if not found:
+        raise MountError(f"{mountpoint} is not in the mount table (/proc/self/mountinfo)")
+    return found[-1].device
 
 
 def mount_fuse(mountpoint: str, *, writable: bool) -> FuseDevice:
@@ -93,12 +101,16 @@ def _mount_privileged(mountpoint: str, writable: bool) -> FuseDevice:
         f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()},"
         f"allow_other,default_permissions,max_read={MAX_READ}"
     )
+    is_mounted = False
     try:
         mount(SOURCE, mountpoint, "fuse", flags, options)
+        is_mounted = True
+        return FuseDevice(fd, mountpoint, is_privileged=True)
     except BaseException:
+        if is_mounted:
+            unmount(mountpoint, MNT_DETACH)
         os.close(fd)
         raise
-    return FuseDevice(fd, mountpoint, is_privileged=True)
 
 
 def _mount_by_helper(mountpoint: str, writable: bool) -> FuseDevice:

@@ -86,8 +86,8 @@ class MountPoint(NamedTuple):
 
 def mounts() -> Iterator[MountPoint]:
     """The mount table of this process, in the order mounted."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
-        for line in f:
+    with open("/proc/self/mountinfo", "rb") as f:
+        for line in map(os.fsdecode, f):  # paths as Python has them, whatever the locale
             left, _, right = line.partition(" - ")
             fields, (fs_type, source, *_) = left.split(" "), right.split(" ")
             yield MountPoint(fields[2], _unescape(fields[4]), fs_type, _unescape(source))

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,16 @@ def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, capfd: pytest
     for _ in range(3):
         log.info("lost")
     assert capfd.readouterr().err.count("cannot write the log") == 1
+
+
+def test_standard_error_without_a_reader_raises_nothing() -> None:
+    code = "import logging; from nydus_app.daemon.log import open_log; open_log('info', None, 0)\n"
+    code += "for _ in range(3): logging.getLogger('nydus.test').info('lost')\nprint('alive')"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writer, text=True)
+    os.close(writer)
+    assert done.stdout == "alive\n"
 
 
 def test_a_log_that_cannot_be_packed_away_goes_on(
