@@ -11,7 +11,7 @@ from typing import NoReturn
 from nydus_app.cli.ending import guarded
 from nydus_app.cli.help import help_text
 from nydus_app.config.check import check, check_paths, check_supported
-from nydus_app.config.composition import compose_config, masked_words, printed, recipes, to_tree
+from nydus_app.config.composition import compose_config, masked_words, printed, recipes, shown_matches, to_tree
 from nydus_app.config.registration import CONFIG_PATH, PRIMARY, register
 from nydus_app.config.tree import Tree
 from nydus_app.errors import ConfigError
@@ -82,9 +82,13 @@ def _environment_words() -> list[str]:
     import shlex
 
     try:
-        return shlex.split(os.environ.get("NYDUS_OVERRIDES", ""))
+        words = shlex.split(os.environ.get("NYDUS_OVERRIDES", ""))
     except ValueError as e:
         raise ConfigError(f"NYDUS_OVERRIDES: {e}") from None
+    for word in words:
+        if word.startswith("-"):
+            raise ConfigError(f"NYDUS_OVERRIDES: {word} is no key=value")
+    return words
 
 
 def _intention(tree: Tree) -> str:
@@ -101,12 +105,17 @@ def _hydras_own(asked: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _complete(words: Sequence[str]) -> int:
-    """Hydra's completion, without the schemas that nobody chooses."""
+    """Hydra's completion, without the schemas that nobody chooses, and with enum values as they are written."""
+    verb, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
+    if verb not in ("install", "uninstall", "query") or shell not in ("bash", "zsh", "fish"):
+        raise ConfigError('-sc: install= or uninstall=, and bash, zsh or fish: eval "$(nydus-run -sc install=bash)"')
     with redirect_stdout(io.StringIO()) as said:
         status = _call_hydra(["-sc", *words])
-    for line in said.getvalue().splitlines():
-        if "base_" not in line:
-            print(line)
+    if verb != "query":
+        print(said.getvalue(), end="")
+    else:
+        separator = "\n" if shell == "fish" else " "
+        print(separator.join(shown_matches(said.getvalue().split())))
     return status
 
 

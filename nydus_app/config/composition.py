@@ -98,12 +98,20 @@ def _masking(node: Any, path: tuple[str, ...]) -> Iterator[str]:
         yield f"{'.'.join(path)}={quote(masked)}"
 
 
+def shown_matches(matches: Sequence[str]) -> list[str]:
+    """Hydra's completions as a person writes them: `log.level=info` for `log.level=LogLevel.info`."""
+    found = [re.sub(r"=[A-Z]\w*\.(\w+)\Z", r"=\1", m) for m in matches]
+    return [m for m in found if not re.search(r"[/=]base_", m)]
+
+
 # ---- before composing ---------------------------------------------------------------------------
 
 
 def _check_word(word: str) -> None:
     key, equals, value = word.partition("=")
     name = key.lstrip("+~")
+    if not name:
+        raise ConfigError(f"{key or '='}: key=value is wanted")
     if key.startswith("+") and name == "recipe" and not key.startswith("++"):
         return
     if key.startswith("~"):

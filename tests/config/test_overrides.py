@@ -41,10 +41,13 @@ REGISTRY = ["backend=registry", "backend.host=h", "backend.repo=r"]
         [*REGISTRY, "backend.proxy.fallback=false", "backend.proxy={url:x}"],
         [*REGISTRY, "backend.mirrors=[{host:a,headers:{X-A:b}},{host:c}]"],
         ["external_backends=[{type:x,patch:{},config:{a:b}}]"],
+        ["mode.threads=${oc.env:NYDUS_TEST_THREE}", "backend.dir=/a/${oc.env:NYDUS_TEST_THREE}/b"],
+        ["backend.alt_dirs=[${oc.env:NYDUS_TEST_THREE},b]", "rafs.id=$${oc.env:NYDUS_TEST_NONE,x}"],
     ],
     ids=" ".join,
 )
-def test_both_ways_give_one_tree(words: list[str]) -> None:
+def test_both_ways_give_one_tree(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NYDUS_TEST_THREE", "3")
     base = [w for w in BASE if not (w.startswith("backend") and words[0] == REGISTRY[0])]
     assert compose(parse_words([*base, *words])) == to_tree(compose_config([*base, *words]))
 

@@ -74,6 +74,9 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["hydra/launcher=joblib"], 2, ["hydra/launcher", "fixed"]),
     (["--bogus"], 2, ["--bogus"]),
     (["--cfg", "jobs"], 2, ["--cfg", "job"]),
+    (["-sc"], 2, ["-sc", "install=bash"]),
+    (["-sc", "install=ksh"], 2, ["-sc", "bash, zsh or fish"]),
+    (["=3"], 2, ["key=value"]),
     (["-m"], 2, ["-m", "sweep"]),
     (["--multirun", "mode.threads=1,2"], 2, ["sweep"]),
     (["--config-dir", "{gone}"], 2, ["/gone"]),
@@ -308,5 +311,27 @@ def test_overrides_in_the_environment_come_last(call: Call, monkeypatch: pytest.
     monkeypatch.setenv("NYDUS_OVERRIDES", "mode.threads=0")
     check_line(*call(nydus_run.main, [*GOOD, "mode.threads=3"]), 2, ["mode.threads=0"])
     check_line(*call(nydusd.main, ["-M", "{mnt}", *B, "--fuse-threads", "3"]), 1, ["mode.threads=0"])
+    monkeypatch.setenv("NYDUS_OVERRIDES", "--dry-run")
+    check_line(*call(nydus_run.main, GOOD), 2, ["NYDUS_OVERRIDES", "--dry-run"])
     monkeypatch.setenv("NYDUS_OVERRIDES", "mode.threads='0")
     check_line(*call(nydus_run.main, GOOD), 2, ["NYDUS_OVERRIDES"])
+
+
+COMPLETED = [
+    ("mode=", {"mode=fuse", "mode=virtiofs", "mode=singleton"}),
+    ("backend=lo", {"backend=localfs", "backend=localdisk"}),
+    ("cache.val", {"cache.validate="}),
+    ("log.level=", {"log.level=info"}),
+    ("backend=registry backend.ho", {"backend.host="}),
+]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(("line", "want"), COMPLETED, ids=[line for line, _ in COMPLETED])
+def test_shells_complete_keys_and_choices(
+    line: str, want: set[str], shell: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_LINE", f"nydus-run {line}")
+    assert nydus_run.run(["-sc", f"query={shell}"]) == 0
+    separator = "\n" if shell == "fish" else " "
+    assert set(capfd.readouterr().out.rstrip("\n").split(separator)) == want
