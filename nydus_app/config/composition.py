@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nydus_app.config.check import MISSING_LOCALFS
-from nydus_app.config.masking import MASK, is_reference, is_secret, mask
+from nydus_app.config.masking import MASK, holds_secret, is_reference, is_secret, mask
 from nydus_app.config.overrides import nearest
 from nydus_app.config.quoting import quote
 from nydus_app.config.registration import PRIMARY, SECTIONS, register
@@ -204,7 +204,9 @@ def _explain_value(error: OmegaConfBaseException, words: Sequence[str]) -> str:
         )
     if match := re.search(r"Environment variable '([^']+)' not found", first):
         return f"{key}: the environment variable {match[1]} is not set"
-    shown = "" if is_secret(tuple(re.sub(r"\[\d+\]", "", key).split("."))) else _given(key, words)
+    shown = _given(key, words)
+    if holds_secret(tuple(re.sub(r"\[\d+\]", "", key).split(".")), shown):
+        shown = ""
     if match := re.search(r"expected one of \[(.*)\]", first):
         names = match[1].replace(" ", "").split(",")
         return f"{key}{shown}: one of {', '.join(names)} is wanted{nearest(shown[1:], names)}"

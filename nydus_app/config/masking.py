@@ -1,6 +1,7 @@
 """Which values are secrets, and what stands for them in whatever is shown."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
@@ -10,9 +11,16 @@ SECRET_NAMES = frozenset(
 )
 """Last words of keys; every value under `headers` and the address of a proxy are secrets, too."""
 
+CREDENTIALS = re.compile(r"://[^/?#\s@]+@")
+"""`http://user:password@host`, wherever an address may stand."""
+
 
 def is_secret(path: tuple[str, ...]) -> bool:
     return path[-1] in SECRET_NAMES or "headers" in path[:-1] or path[-2:] == ("proxy", "url")
+
+
+def holds_secret(path: tuple[str, ...], value: object) -> bool:
+    return is_secret(path) or (isinstance(value, str) and CREDENTIALS.search(value) is not None)
 
 
 def is_reference(value: object) -> bool:
@@ -26,18 +34,7 @@ def mask(value: Any, path: tuple[str, ...] = ()) -> Any:
         return {k: mask(v, (*path, str(k))) for k, v in value.items()}
     if isinstance(value, list):
         return [mask(v, path) for v in value]
-    if path and is_secret(path) and value and not is_reference(value):
+    if path and value and holds_secret(path, value) and not is_reference(value):
         return MASK
     return value
 
-
-def secrets_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every literal secret text in nested dictionaries and lists."""
-    if isinstance(value, Mapping):
-        for k, v in value.items():
-            yield from secrets_in(v, (*path, str(k)))
-    elif isinstance(value, list):
-        for v in value:
-            yield from secrets_in(v, path)
-    elif path and is_secret(path) and isinstance(value, str) and value and not is_reference(value):
-        yield value

@@ -4,7 +4,7 @@ from dataclasses import asdict, is_dataclass
 from enum import Enum
 from typing import Any
 
-from nydus_app.config.masking import is_secret
+from nydus_app.config.masking import holds_secret
 from nydus_app.config.tree import (
     GROUPS,
     Blobcache,
@@ -44,7 +44,7 @@ def _shown(value: Any, path: tuple[str, ...]) -> Any:
         return {k: _shown(v, (*path, k)) for k, v in value.items()}
     if isinstance(value, list):
         return [_shown(v, path) for v in value]
-    if is_secret(path):
+    if holds_secret(path, value):
         return None if path[-1] in ("auth", "registry_token") else ""
     return value.value if isinstance(value, Enum) else value
 

@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from nydus_app.config.masking import is_secret
+from nydus_app.config.masking import holds_secret
 from nydus_app.config.quoting import Reference, parse_value, quote
 from nydus_app.config.tree import GROUPS, Tree
 from nydus_app.errors import ConfigError
@@ -146,7 +146,7 @@ def _convert_scalar(key: str, value: Any, hint: Any) -> Any:
 
 
 def _shown(key: str, value: Any) -> str:
-    return "***" if is_secret(tuple(key.split("."))) else str(value)
+    return "***" if holds_secret(tuple(key.split(".")), value) else str(value)
 
 
 def _wrong(key: str, value: Any, wanted: str) -> ConfigError:
@@ -196,7 +196,7 @@ def take_secrets_out(overrides: Iterable[Override]) -> tuple[list[Override], dic
             return {k: referred(v, (*path, k), (*at, k)) for k, v in value.items()}
         if isinstance(value, list):
             return [referred(v, path, (*at, str(i))) for i, v in enumerate(value)]
-        if not (value and isinstance(value, str) and is_secret(path)):
+        if not (value and isinstance(value, str) and holds_secret(path, value)):
             return value
         name = _variable(at, value, environment)
         environment[name] = value

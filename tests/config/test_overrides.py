@@ -137,6 +137,7 @@ def test_secrets_become_references(monkeypatch: pytest.MonkeyPatch) -> None:
         Override("backend.auth", SECRET),
         Override("backend.registry_token", None),
         Override("backend.proxy.url", f"http://u:{SECRET}@p"),
+        Override("backend.proxy.ping_url", f"http://u:{SECRET}@ping"),
         Override("backend.mirrors", [{"host": "m", "headers": headers}]),
         Override("cache.encryption_key", ""),
     ]
@@ -145,7 +146,9 @@ def test_secrets_become_references(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "backend.auth='${oc.env:NYDUS_BACKEND_AUTH}'" in words
     _, environment = take_secrets_out(given)
     assert environment["NYDUS_BACKEND_AUTH"] == SECRET
-    assert sorted(environment.values()) == sorted([SECRET, f"http://u:{SECRET}@p", SECRET + "1", SECRET + "2"])
+    assert sorted(environment.values()) == sorted(
+        [SECRET, f"http://u:{SECRET}@p", f"http://u:{SECRET}@ping", SECRET + "1", SECRET + "2"]
+    )
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     tree = compose(parse_words(words))

@@ -116,6 +116,8 @@ SECRETS: list[tuple[list[str], int, list[str]]] = [
     (["backend.auth=" + SECRET, "backend.timeout=x"], 2, ["backend.timeout=x"]),
     (["backend.registry_token='" + SECRET], 2, ["backend.registry_token", "quote"]),
     (["backend.proxy.url=http://u:" + SECRET + "@p=x"], 2, ["backend.proxy.url", "quote"]),
+    (["backend.proxy.check_interval=http://u:" + SECRET + "@p"], 2, ["backend.proxy.check_interval", "whole number"]),
+    (["backend.mirrors=http://u:" + SECRET + "@p"], 2, ["backend.mirrors", "list"]),
 ]
 
 
@@ -184,9 +186,9 @@ def test_printed_trees_show_no_secret(
 ) -> None:
     monkeypatch.setenv("THE_SECRET", SECRET)
     value = f"'{SECRET}=='" if given == "literal" else "${oc.env:THE_SECRET}"
-    headers = f"[{{host:m,headers:{{Authorization:'{SECRET}'}}}}]"
+    headers = f"[{{host:'http://u:{SECRET}@m',headers:{{Authorization:'{SECRET}'}}}}]"
     words = [_fill(w, places) for w in REGISTRY]
-    monkeypatch.setattr("sys.argv", ["p", *words, f"backend.auth={value}", f"backend.mirrors={headers}", *flag])
+    monkeypatch.setattr("sys.argv", ["p", *words, f"backend.auth={value}", f"backend.mirrors={headers}", f"backend.proxy.ping_url='http://{SECRET}@p'", *flag])
     with pytest.raises(SystemExit) as end:
         nydus_run.main()
     out, err = capfd.readouterr()
