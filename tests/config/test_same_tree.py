@@ -2,14 +2,18 @@
 
 import json
 import random
+import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mounting import BIN
 from nydus_app.cli.nydusd import overrides_of
 from nydus_app.config.classic_flags import parse
 from nydus_app.config.composition import compose_config, to_tree
+from nydus_app.config.masking import is_secret
 from nydus_app.config.overrides import compose, format_words, parse_words, take_secrets_out
 from nydus_app.config.recipe import format_recipe
 
@@ -30,8 +34,8 @@ def prefetch(r: random.Random, legacy: bool) -> dict:
     return values | {n: r.randint(1, 1000) for n in names if r.random() < 0.5}
 
 
-def backend(r: random.Random) -> tuple[str, dict]:
-    kind = r.choice(["localfs", "localfs", "localfs", "registry", "oss", "s3", "localdisk"])
+def backend(r: random.Random, version: int) -> tuple[str, dict]:
+    kind = r.choice(["localfs", "localfs", "localfs", "registry", "oss", "s3", "localdisk", *(["http-proxy"] if version == 2 else [])])
     http = {"timeout": r.randint(0, 90), "skip_verify": r.random() < 0.5, "ca_cert_files": [text(r)]}
     proxy = {"proxy": {"url": text(r), "fallback": r.random() < 0.5}} if r.random() < 0.5 else {}
     mirrors = {"mirrors": [{"host": text(r), "headers": {"X-Token": text(r)}}]} if r.random() < 0.3 else {}
@@ -44,11 +48,13 @@ def backend(r: random.Random) -> tuple[str, dict]:
             return kind, {"endpoint": text(r), "bucket_name": text(r), "access_key_secret": text(r), **http, **proxy}
         case "s3":
             return kind, {"endpoint": "", "region": text(r), "bucket_name": text(r), "access_key_id": text(r), **http}
+        case "http-proxy":
+            return kind, {"addr": "http://" + text(r), "path": text(r), **http, **proxy}
     return kind, {"device_path": text(r)}
 
 
 def legacy(r: random.Random) -> dict:
-    kind, config = backend(r)
+    kind, config = backend(r, 1)
     cache = r.choice([None, {"type": ""}, {"type": "blobcache", "config": {"work_dir": text(r)}}, {"type": "dummycache"}])
     data: dict = {"device": {"backend": {"type": kind, "config": config}}, "mode": r.choice(["direct", "cached"])}
     if cache is not None:
@@ -64,13 +70,17 @@ def legacy(r: random.Random) -> dict:
 
 
 def version_2(r: random.Random) -> dict:
-    kind, config = backend(r)
+    kind, config = backend(r, 2)
     data: dict = {"version": 2, "id": text(r), "backend": {"type": kind, kind: config}}
     data["cache"] = r.choice([{"type": ""}, {"type": "filecache", "filecache": {"work_dir": text(r)}}])
     data["cache"]["validate"] = r.random() < 0.5
     if r.random() < 0.5:
         data["cache"]["prefetch"] = prefetch(r, legacy=False)
     data["rafs"] = {"mode": "direct"}
+    if r.random() < 0.2:
+        data["overlay"] = {"upper_dir": text(r), "work_dir": text(r)}
+    if r.random() < 0.2:
+        data["external_backends"] = [{"type": text(r), "patch": {}, "config": {"auth": text(r), "host": text(r)}}]
     if r.random() < 0.7:
         data["rafs"] |= {"batch_size": r.randint(0, 1 << 28), "prefetch": prefetch(r, legacy=False)}
     return data
@@ -85,8 +95,8 @@ def toml(value: object) -> str:
     return json.dumps(value)
 
 
-def command_line(r: random.Random, tmp_path: Path) -> list[str]:
-    words = [f"--mountpoint={text(r)}"]
+def image_words(r: random.Random, tmp_path: Path) -> list[str]:
+    words: list[str] = []
     if r.random() < 0.85:
         words += ["--bootstrap=" + text(r)]
         if r.random() < 0.3:
@@ -99,15 +109,32 @@ def command_line(r: random.Random, tmp_path: Path) -> list[str]:
             words += ["--config", str(path)]
     elif r.random() < 0.5:
         words += [f"--shared-dir={text(r)}"]
+    return words
+
+
+def command_line(r: random.Random, tmp_path: Path) -> list[str]:
     optional = [
         [f"--apisock={text(r)}"], ["-l", r.choice(["trace", "debug", "warn"])], [f"--log-file={text(r)}"],
-        ["--log-rotation-size", str(r.randint(0, 99))], ["--rlimit-nofile", str(r.randint(0, 99999))], ["--writable"],
-        ["--thread-num", str(r.randint(1, 1024))], ["--failover-policy", r.choice(["none", "flush"])], ["--upgrade"],
-        [f"--id={text(r)}", f"--supervisor={text(r)}"], [f"--virtual-mountpoint={text(r)}"],
+        ["--log-rotation-size", str(r.randint(0, 99))], ["--rlimit-nofile", str(r.randint(0, 99999))], ["--upgrade"],
+        [f"--id={text(r)}", f"--supervisor={text(r)}"],
     ]  # fmt: skip
+    mode = r.choice(["fuse", "fuse", "fuse", "", "", "virtiofs", "singleton"])
+    match mode:
+        case "singleton":
+            words = [f"--fscache={text(r)}", "--fscache-tag", "t"] if r.random() < 0.5 else [f"--config={text(r)}"]
+            optional += [["--fscache-threads", str(r.randint(1, 1024))]]
+        case "virtiofs":
+            words = [f"--sock={text(r)}", *image_words(r, tmp_path)]
+            optional += [["--hybrid-mode"], [f"--virtual-mountpoint={text(r)}"]]
+        case _:
+            words = [f"--mountpoint={text(r)}", *image_words(r, tmp_path)]
+            optional += [
+                ["--writable"], ["--thread-num", str(r.randint(1, 1024))], ["--failover-policy", r.choice(["none", "flush"])],
+                [f"--virtual-mountpoint={text(r)}"],
+            ]  # fmt: skip
     for option in r.sample(optional, r.randint(0, 6)):
         words += option
-    return (["fuse"] if r.random() < 0.7 else []) + words
+    return [*([mode] if mode else []), *words]
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -119,10 +146,23 @@ def test_both_ways_give_one_tree(seed: int, tmp_path: Path, monkeypatch: pytest.
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     line = format_words(overrides)
-    for secret in environment.values():
-        assert len(secret) < 4 or not any(secret in w for w in line if "backend.auth" in w or "secret" in w)
+    for name, secret in environment.items():
+        assert "${oc.env:" + name + "}" in " ".join(line)
+        assert not any(w.endswith(f"='{secret}'") for w in line if is_secret(tuple(w.partition("=")[0].split("."))))
     assert to_tree(compose_config(line)) == tree
     assert compose(parse_words(line)) == tree
+
+
+def test_the_printed_line_is_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands themselves: nydusd prints, a shell splits, nydus-run prints its tree."""
+    words = ["fuse", "--mountpoint=/m it's", "--bootstrap=/b\"$HOME`x`", "--localfs-dir=/d ${oc.env:HOME}\\", "--id=#1", "--supervisor=a;b"]
+    printed = subprocess.run([BIN / "nydusd", *words, "--print-overrides"], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("nydus-run mode=fuse ") and printed.count("\n") == 1
+    shell = subprocess.run(
+        ["sh", "-c", f"{BIN}/{printed.strip()} --cfg job --resolve"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    want = compose(overrides_of(parse(words)))
+    assert yaml.safe_load(shell.stdout) == json.loads(json.dumps(asdict(want), default=lambda e: e.name))
 
 
 @pytest.mark.parametrize("seed", range(20))
