@@ -145,8 +145,11 @@ def _build_cache(
     return DummyCache(blob, reader, index, **common)
 
 
-def open_image(tree: Tree) -> Image:
-    """The image that `tree` names; whoever gets it closes it. Raises NydusError."""
+def open_image(tree: Tree, background: Background | None = None) -> Image:
+    """The image that `tree` names; whoever gets it closes it. Raises NydusError.
+
+    Images that are served together share a `background`.
+    """
     if not isinstance(tree.cache, Blobcache | Dummycache):
         raise Unsupported(f"cache {type(tree.cache).__name__} cannot be used yet")
     work_dir = tree.cache.work_dir if isinstance(tree.cache, Blobcache) else None
@@ -159,7 +162,7 @@ def open_image(tree: Tree) -> Image:
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
-    background = Background()
+    background = background or Background()
     caches = [_build_cache(tree, b, r, i, workers, background) for b, r, i in rows]
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")

@@ -2,9 +2,11 @@
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -152,3 +154,17 @@ def test_copies_of_what_was_answered_are_given_back(big_file: Path) -> None:
     trio.run(main)
     copies.close()
     assert cached_pages(big_file) >= device_copies.KEPT_BYTES
+
+
+@pytest.mark.parametrize("name", ["v6-zstd", "v5-zstd"])
+def test_a_hundred_images_in_one_process(golden: Path, tmp_path: Path, name: str) -> None:
+    """One FUSE session has the devices of all; what a mount takes is told by the program (docs/benchmarks.md)."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parent / "many_mounts.py", "100", tmp_path, golden / name / "boot",
+         golden / name / "blobs"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told["digests"]) == 1
+    assert told["kib_a_mount"] <= 256
