@@ -38,6 +38,7 @@ from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
+from nydus_app.storage.workers import Workers
 from nydus_app.transports import erofs
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _build_cache(
     blob: Blob,
     reader: BlobReader,
     index: ChunkIndex,
-    workers: trio.CapacityLimiter,
+    workers: Workers,
     background: Background,
 ) -> ChunkCache:
     common = {
@@ -158,7 +159,7 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     if work_dir is not None:
         prepare_work_dir(work_dir)
     path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
-    workers = trio.CapacityLimiter(getattr(tree.mode, "threads", 4))
+    workers = Workers(getattr(tree.mode, "threads", 4))
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
@@ -166,7 +167,7 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     caches = [_build_cache(tree, b, r, i, workers, background) for b, r, i in rows]
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
-    return Image(path, bootstrap, indexes, caches, Device(caches, background))
+    return Image(path, bootstrap, indexes, caches, Device(caches, background, workers))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:

@@ -61,9 +61,9 @@ class AlignedPlaces:
         first = max(bisect_right(range(len(self._index)), offset, key=self._index.start_of) - 1, 0)
         found: list[Extent] = []
         at = offset
-        for number, (start, size) in enumerate(self._index.extents(first), first):
+        for number, (start, size) in enumerate(self._index.extents(first, end), first):
             padded = start + -(-size // BLOCK) * BLOCK
-            if start != at and (found or not start <= at < padded):
+            if not start <= at < padded:
                 break
             found.append(Extent(number, start, start + size, padded, start))
             at = padded

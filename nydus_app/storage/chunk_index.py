@@ -16,6 +16,7 @@ from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.compression_info import (
     CI_HEADER_SIZE,
     ChunkTable,
+    Row,
     check_header,
     ci_range,
     decode_blob_meta,
@@ -134,9 +135,9 @@ class CompressionInfoIndex:
         if chunk.compressed_size:
             return chunk
         _, index, _, _, start, size, _, digest, crc = chunk
-        return self._merge(self._table.chunk(index), (start, size, digest, crc))
+        return self._merge(self._table.row(index), (start, size, digest, crc))
 
-    def _merge(self, placed: Chunk, record: tuple[int, int, bytes | None, int | None]) -> Chunk:
+    def _merge(self, placed: Row, record: tuple[int, int, bytes | None, int | None]) -> Chunk:
         """What bootstrap and blob say of a chunk. Raises InvalidImage where they disagree."""
         start, size, digest, crc = record
         blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc = placed
@@ -170,18 +171,18 @@ class CompressionInfoIndex:
         assert self._table is not None
         return self._table.extent(index)
 
-    def extents(self, first: int) -> Iterator[tuple[int, int]]:
-        """Uncompressed offset and size of chunk `first` and all behind it."""
+    def extents(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Uncompressed offset and size of chunk `first` and of those that follow it without a gap, up to `end`."""
         assert self._table is not None
-        return self._table.extents(first)
+        return self._table.extents(first, end)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         assert self._table is not None
         table, record_of = self._table, self._record_of
         found = []
         for index in indexes:
-            placed, record = table.chunk(index), record_of(index)
-            found.append(placed if record is None else self._merge(placed, record))
+            placed, record = table.row(index), record_of(index)
+            found.append(Chunk(*placed) if record is None else self._merge(placed, record))
         return found
 
     def _read_kept(self) -> ChunkTable | None:

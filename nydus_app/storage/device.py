@@ -11,12 +11,14 @@ from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk, Segment
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.port import ChunkCache
+from nydus_app.storage.workers import Workers
 
 
 class Device:
-    """`caches[i]` holds blob i, `background` is theirs. Closing the device closes them."""
+    """`caches[i]` holds blob i, `background` and `workers` are theirs. Closing the device closes them."""
 
-    def __init__(self, caches: Sequence[ChunkCache], background: Background) -> None:
+    def __init__(self, caches: Sequence[ChunkCache], background: Background, workers: Workers) -> None:
+        self._workers = workers
         self._caches = caches
         self.background = background
         self.work = background.run
@@ -52,6 +54,7 @@ class Device:
         return await pread_ready(fd, run.size, run.chunk.uncompressed_offset + run.offset)
 
     def close(self) -> None:
+        self._workers.close()
         for cache in self._caches:
             cache.close()
 

@@ -1,17 +1,19 @@
 """The cold path of every cache: claim, plan, fetch, decode and verify, answer, store, mark ready.
 
-A window is one request to the backend. It is decoded in jobs, each one hop to a worker thread, which decodes
-and verifies each chunk by itself: a corrupt chunk fails alone, its neighbours are served. A job answers its
-readers as soon as its data are verified, from memory; the data are stored behind that, and ready
-after it. Windows run in the background's nursery, so that no reader waits for what came along with his chunk.
+A window is one request to the backend. It is decoded in jobs of the worker threads, which decode and verify
+each chunk by itself: a corrupt chunk fails alone, its neighbours are served. A job answers its readers as
+soon as its data are verified, from memory; the data are stored behind that, and ready after it. No reader
+waits for what came along with his chunk.
 
 Concurrency: everything but `_work` runs on the trio thread; between the look at what is ready and the
-claim there is no checkpoint, so a chunk has one owner. A cancelled owner ends its flights empty, and
-whoever waited tries himself. Worker threads get bytes and values only.
+claim there is no checkpoint, so a chunk has one owner (see `inflight`). Requests to a backend run in the
+background's nursery; one that is cancelled gives its flights up, and whoever waited tries himself.
 """
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import trio
@@ -26,6 +28,7 @@ from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.lookahead import Streams
 from nydus_app.storage.plan import Window, plan_jobs, plan_windows
+from nydus_app.storage.workers import Workers
 
 log = logging.getLogger("nydus.storage")
 
@@ -49,8 +52,11 @@ MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 
 
 class Job(NamedTuple):
+    """`stored` is set, for who has no background, when the job is quite done."""
+
     chunks: Sequence[Chunk]
     flight: Flight[Buffer | NydusError]
+    stored: trio.Event
 
 
 class ChunkFetcher:
@@ -64,7 +70,7 @@ class ChunkFetcher:
         *,
         validate: bool,
         batch_size: int,
-        workers: trio.CapacityLimiter,
+        workers: Workers,
         background: Background,
         store: Store,
     ) -> None:
@@ -85,10 +91,12 @@ class ChunkFetcher:
     async def fetch(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         """Decoded data of those located `chunks` that were not ready; raises the first error among them."""
         if self._background.nursery is not None:
-            outcomes = await self._gather(self._background.nursery, chunks, ahead)
+            outcomes, _ = await self._gather(self._background.nursery, chunks, ahead)
         else:
             async with trio.open_nursery() as nursery:
-                outcomes = await self._gather(nursery, chunks, ahead)
+                outcomes, jobs = await self._gather(nursery, chunks, ahead)
+                for job in jobs:
+                    await job.stored.wait()
         got: dict[int, Buffer] = {}
         for index, outcome in outcomes.items():
             if isinstance(outcome, NydusError):
@@ -96,21 +104,25 @@ class ChunkFetcher:
             got[index] = outcome
         return got
 
-    async def _gather(self, nursery: trio.Nursery, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Decoded:
+    async def _gather(
+        self, nursery: trio.Nursery, chunks: Sequence[Chunk], ahead: Iterable[Chunk]
+    ) -> tuple[Decoded, list[Job]]:
+        """The outcomes of all chunks that were not ready, and the jobs that were launched for them."""
         outcomes: Decoded = {}
+        jobs: list[Job] = []
         is_ready = self._store.is_ready
         missing = {c.index: c for c in chunks if not is_ready(c.index)}
         while missing:
             mine = [c for i, c in missing.items() if i not in self._inflight]
             if mine:
-                self._launch(nursery, mine, ahead)
+                jobs += self._launch(nursery, mine, ahead)
                 ahead = ()
             flights = {f: None for i in missing if (f := self._inflight.get(i)) is not None}
             for flight in flights:
                 landed = await flight.wait()
                 outcomes.update((i, landed[i]) for i in missing if i in landed)
             missing = {i: c for i, c in missing.items() if i not in outcomes and not is_ready(i)}
-        return outcomes
+        return outcomes, jobs
 
     def follow(self, first: int, last: int) -> None:
         """A reader has asked for chunks `first` to `last`: fetch ahead of him if he reads on and on."""
@@ -138,43 +150,53 @@ class ChunkFetcher:
     def _skip(self, index: int) -> bool:
         return index in self._inflight or self._store.is_kept(index)
 
-    def _launch(self, nursery: trio.Nursery, wanted: Sequence[Chunk], ahead: Iterable[Chunk] | None = None) -> None:
+    def _launch(
+        self, nursery: trio.Nursery, wanted: Sequence[Chunk], ahead: Iterable[Chunk] | None = None
+    ) -> list[Job]:
         """Without `ahead` nothing is fetched along."""
         spare: Iterable[Chunk] = ()
         if ahead is not None and self._batch_size:
             last = max(wanted, key=lambda c: c.compressed_offset)
             spare = self.index.following(last, ahead, self._skip)
         indexes = {c.index for c in wanted}
+        launched: list[Job] = []
         for window in plan_windows(wanted, spare, self._batch_size):
-            jobs = [Job(chunks, self._inflight.claim(c.index for c in chunks)) for chunks in plan_jobs(window, indexes)]
-            nursery.start_soon(self._fetch_window, window, jobs)
-
-    async def _fetch_window(self, window: Window, jobs: Sequence[Job]) -> None:
-        """Lands and ends the flights of all jobs; raises nothing."""
-        try:
+            jobs = [
+                Job(chunks, self._inflight.claim([c.index for c in chunks]), trio.Event())
+                for chunks in plan_jobs(window, indexes)
+            ]
             if isinstance(self._reader, SupportsPread):
-                await self._run_jobs(jobs, None)
+                self._submit(jobs, None)
             else:
-                raw = await self._reader.read(window.offset, window.end - window.offset)
-                await self._run_jobs(jobs, (window.offset, raw))
+                nursery.start_soon(self._request, window, jobs)
+            launched += jobs
+        return launched
+
+    async def _request(self, window: Window, jobs: Sequence[Job]) -> None:
+        """One request to the backend; raises nothing."""
+        outcome: BackendError | None = None
+        try:
+            raw = await self._reader.read(window.offset, window.end - window.offset)
         except BackendError as e:
-            for job in jobs:
-                job.flight.land(_all(job, e))
-        finally:
-            for job in jobs:
-                self._inflight.end(c.index for c in job.chunks)
+            outcome = e
+        except BaseException:
+            self._give_up(jobs, None)
+            raise
+        if outcome is None:
+            self._submit(jobs, (window.offset, raw))
+        else:
+            self._give_up(jobs, outcome)
 
-    async def _run_jobs(self, jobs: Sequence[Job], fetched: tuple[int, Buffer] | None) -> None:
-        if len(jobs) == 1:
-            await self._run_job(jobs[0], fetched)
-            return
-        async with trio.open_nursery() as nursery:
-            for job in jobs:
-                nursery.start_soon(self._run_job, job, fetched)
+    def _give_up(self, jobs: Sequence[Job], error: NydusError | None) -> None:
+        for job in jobs:
+            job.flight.land({} if error is None else _all(job, error))
+            self._inflight.end(c.index for c in job.chunks)
+            job.stored.set()
 
-    async def _run_job(self, job: Job, fetched: tuple[int, Buffer] | None) -> None:
+    def _submit(self, jobs: Sequence[Job], fetched: tuple[int, Buffer] | None) -> None:
         token = trio.lowlevel.current_trio_token()
-        await trio.to_thread.run_sync(self._work, job, fetched, token, limiter=self._workers)
+        for job in jobs:
+            self._workers.submit(partial(self._work, job, fetched, token))
 
     def _work(self, job: Job, fetched: tuple[int, Buffer] | None, token: trio.lowlevel.TrioToken) -> None:
         """Worker thread. What is not expected fails the job's readers, not the daemon."""
@@ -187,9 +209,16 @@ class ChunkFetcher:
         except Exception as e:
             log.exception("unexpected error in a worker")
             outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
-        token.run_sync_soon(job.flight.land, outcomes)
-        if good:
-            self._store.store(good)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(job.flight.land, outcomes)
+        try:
+            if good:
+                self._store.store(good)
+        finally:
+            self._inflight.end(c.index for c in job.chunks)
+            if self._background.nursery is None:
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(job.stored.set)
 
     def _decode(self, job: Job, fetched: tuple[int, Buffer] | None) -> Decoded:
         if fetched is None:

@@ -1,8 +1,9 @@
 """One fetch a chunk: who wants a chunk that is already on its way waits for it.
 
-Concurrency: everything here runs on the trio thread between checkpoints, so a look and the claim
-that follows are one step. A flight lands once with its outcome, and is ended once, by its owner, in a
-`finally`: between the two its data are being stored, and who comes then is given them at once.
+Concurrency: looks and claims are made on the trio thread; between a look and the claim that follows is no
+checkpoint, so a chunk has one owner. A flight lands there, once, with its outcome. It is ended by whatever
+thread has stored its data and made them ready: between landing and end whoever comes is given the data
+at once, and who finds it gone finds them ready.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """The outcomes of one job, by chunk index; a job that was cancelled has none."""
+    """The outcomes of one job, by chunk index; a job that was given up has none."""
 
     def __init__(self) -> None:
         self._landed = trio.Event()
@@ -52,6 +53,6 @@ class InFlight(Generic[T]):
         return flight
 
     def end(self, indexes: Iterable[int]) -> None:
-        """Give them up; who still waits is told nothing and tries himself."""
+        """Give them up; any thread, after the flight has landed or been sent to."""
         for index in indexes:
-            self._flights.pop(index).land({})
+            del self._flights[index]

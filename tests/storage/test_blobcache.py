@@ -20,6 +20,7 @@ from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.device import Device
+from nydus_app.storage.workers import Workers
 from nydus_app.formats.rafs.values import Segment
 
 SIZE = 8192
@@ -73,7 +74,7 @@ Make = Callable[..., tuple[ChunkCache, Origin]]
 def make(tmp_path: Path) -> Make:
     def build(kind: str = "blobcache", batch_size: int = 0, validate: bool = True) -> tuple[ChunkCache, Origin]:
         origin = Origin(DATA)
-        common = {"validate": validate, "batch_size": batch_size, "workers": trio.CapacityLimiter(2), "background": Background()}
+        common = {"validate": validate, "batch_size": batch_size, "workers": Workers(2), "background": Background()}
         index = RecordedIndex(blob())
         if kind == "dummycache":
             return DummyCache(blob(), origin, index, **common), origin
@@ -84,7 +85,7 @@ def make(tmp_path: Path) -> Make:
 
 async def read(cache: ChunkCache, *wanted: Chunk) -> bytes:
     ahead = chunks()[wanted[-1].index + 1 :]
-    return b"".join(await Device([cache], Background()).read([Segment(c, 0, SIZE) for c in wanted], ahead))
+    return b"".join(await Device([cache], Background(), Workers(1)).read([Segment(c, 0, SIZE) for c in wanted], ahead))
 
 
 @pytest.mark.parametrize("kind", ["blobcache", "dummycache"])
@@ -224,7 +225,7 @@ def test_a_full_disk_costs_no_reader_anything(
 
 def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: Path) -> None:
     async def main() -> None:
-        common = {"validate": True, "batch_size": 0, "workers": trio.CapacityLimiter(2), "background": Background()}
+        common = {"validate": True, "batch_size": 0, "workers": Workers(2), "background": Background()}
         cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), work_dir=str(tmp_path / "gone"), **common)
         assert await read(cache, *chunks()) == DATA
 

@@ -14,6 +14,7 @@ from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.lookahead import Streams
+from nydus_app.storage.workers import Workers
 
 SIZE, COUNT = 1 << 18, 64
 DATA = b"".join(i.to_bytes(4, "little") * (SIZE // 4) for i in range(COUNT))
@@ -64,7 +65,7 @@ def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
     background, origin = Background(), Origin()
     cache = BlobCache(
         blob, origin, Table(blob), work_dir=str(tmp_path), validate=True, batch_size=1 << 20,
-        workers=trio.CapacityLimiter(2), background=background,
+        workers=Workers(2), background=background,
     )  # fmt: skip
     yield cache, origin, background
     cache.close()

@@ -6,7 +6,6 @@
 The table is kept as it came; a record becomes a Chunk when somebody asks for it.
 """
 
-from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
@@ -25,6 +24,10 @@ V2_COMPRESSED, V2_ZRAN, V2_BATCH, V2_ENCRYPTED, V2_HAS_CRC32 = 1, 2, 4, 8, 0x10
 OFFSET_MASK = 0xFFF_FFFF_F000
 COMPRESSED_OFFSET_MASK = (1 << 40) - 1
 PAGE = 4096
+
+
+Row = tuple[int, int, int, int, int, int, bool, None, int | None]
+"""The fields of a Chunk that has no digest yet."""
 
 
 class CiHeader(NamedTuple):
@@ -86,6 +89,7 @@ class ChunkTable:
             raise InvalidImage(f"blob {blob.id}: a table of {len(table)} bytes for {count} chunks")
         self._table = table
         self._blob = blob
+        self._index = blob.index
         self._data_size = blob.data_size
         self._end = blob.uncompressed_size + PAGE - 1
         self._count = count
@@ -95,26 +99,40 @@ class ChunkTable:
 
     def chunk(self, index: int) -> Chunk:
         """The record, without a digest. Raises InvalidImage."""
+        return Chunk(*self.row(index))
+
+    def row(self, index: int) -> Row:
+        """A Chunk's fields, for who has more to put into one. Raises InvalidImage."""
         if not 0 <= index < self._count:
             raise InvalidImage(f"blob {self._blob.id} has {self._count} chunks, {index} is none of them")
-        chunk = self._decode_v2(index) if self._is_v2 else self._decode_v1(index)
-        _, _, offset, size, start, length, is_compressed, _, _ = chunk
+        row = self._decode_v2(index) if self._is_v2 else self._decode_v1(index)
+        _, _, offset, size, start, length, is_compressed, _, _ = row
         if not size or offset + size > self._data_size:
             raise InvalidImage(f"chunk {index} lies outside of the data of blob {self._blob.id}")
         if start + length > self._end:
             raise InvalidImage(f"chunk {index} lies outside of the address space of blob {self._blob.id}")
         if not is_compressed and size != length:
             raise InvalidImage(f"chunk {index} of blob {self._blob.id} is stored, but in another size")
-        return chunk
+        return row
 
-    def extents(self, first: int) -> Iterator[tuple[int, int]]:
-        """Uncompressed offset and size of all chunks from `first` on."""
-        if self._is_v2:
-            for word, _, _ in V2.iter_unpack(self._table[first * V2.size :]):
-                yield (word & 0xFFFF_FFFF) << 12, (word >> 32 & 0xFF_FFFF) + 1
-        else:
-            for word, _ in V1.iter_unpack(self._table[first * V1.size :]):
-                yield word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
+    def extents(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Uncompressed offset and size of chunk `first` and of those that follow it without a gap, up to `end`."""
+        record = V2 if self._is_v2 else V1
+        found: list[tuple[int, int]] = []
+        behind = -1
+        for fields in record.iter_unpack(self._table[first * record.size :]):
+            word = fields[0]
+            if self._is_v2:
+                start, size = (word & 0xFFFF_FFFF) << 12, (word >> 32 & 0xFF_FFFF) + 1
+            else:
+                start, size = word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
+            if start != behind and found:
+                break
+            found.append((start, size))
+            behind = start + size + -size % PAGE
+            if behind >= end:
+                break
+        return found
 
     def extent(self, index: int) -> tuple[int, int]:
         """Uncompressed offset and size of a chunk; `index` is less than the table's length."""
@@ -124,23 +142,23 @@ class ChunkTable:
         (word,) = U64.unpack_from(self._table, index * V1.size)
         return word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
 
-    def _decode_v1(self, index: int) -> Chunk:
+    def _decode_v1(self, index: int) -> Row:
         """Compressed exactly if the two sizes differ (rafs-format 8.1)."""
         first, second = V1.unpack_from(self._table, index * V1.size)
         usize = (first >> 44 | (first >> 8 & 0xF) << 20) + 1
         csize = (second >> 44 | (second >> 40 & 0xF) << 20) + 1
-        return Chunk(
-            self._blob.index, index, second & COMPRESSED_OFFSET_MASK, csize, first & OFFSET_MASK, usize,
+        return (
+            self._index, index, second & COMPRESSED_OFFSET_MASK, csize, first & OFFSET_MASK, usize,
             csize != usize, None, None,
         )  # fmt: skip
 
-    def _decode_v2(self, index: int) -> Chunk:
+    def _decode_v2(self, index: int) -> Row:
         first, second, third = V2.unpack_from(self._table, index * V2.size)
         flags = first >> 56
         if flags & ~(V2_COMPRESSED | V2_HAS_CRC32):
             raise UnsupportedImage(f"chunk {index} of blob {self._blob.id} has flags {flags:#x}, which this version cannot read")
         crc = third & 0xFFFF_FFFF if flags & V2_HAS_CRC32 else None
-        return Chunk(
-            self._blob.index, index, second & COMPRESSED_OFFSET_MASK, second >> 40, (first & 0xFFFF_FFFF) << 12,
+        return (
+            self._index, index, second & COMPRESSED_OFFSET_MASK, second >> 40, (first & 0xFFFF_FFFF) << 12,
             (first >> 32 & 0xFF_FFFF) + 1, bool(flags & V2_COMPRESSED), None, crc,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.data_file import DataFile, data_path, open_data_file
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
+from nydus_app.storage.workers import Workers
 
 log = logging.getLogger("nydus.storage")
 
@@ -43,7 +44,7 @@ class BlobCache:
         work_dir: str,
         validate: bool,
         batch_size: int,
-        workers: trio.CapacityLimiter,
+        workers: Workers,
         background: Background,
     ) -> None:
         self._blob = blob
@@ -51,7 +52,6 @@ class BlobCache:
         self._index = index
         self._work_dir = work_dir
         self._validate = validate
-        self._workers = workers
         self._file: DataFile | None = None
         self._opening = trio.Lock()
         self._is_kept = True
@@ -155,7 +155,7 @@ class BlobCache:
             return
         doubtful = [c for c in chunks if not self._ready[c.index] and file.is_set(c.index)]
         if doubtful:
-            await trio.to_thread.run_sync(self._verify, file, doubtful, limiter=self._workers)
+            await trio.to_thread.run_sync(self._verify, file, doubtful)
 
     def _verify(self, file: DataFile, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:

@@ -14,6 +14,7 @@ from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
+from nydus_app.storage.workers import Workers
 
 RECENT_BYTES = 16 << 20
 
@@ -29,7 +30,7 @@ class DummyCache:
         *,
         validate: bool,
         batch_size: int,
-        workers: trio.CapacityLimiter,
+        workers: Workers,
         background: Background,
     ) -> None:
         self._reader = reader
