@@ -15,6 +15,7 @@ from mounting import BIN, Daemon, Mounts, copy_blobs
 from nydus_app.formats.rafs.values import SuperFlags
 from nydus_app.linux.mount import mounts_at
 from nydus_app.transports import erofs
+from v5_boot import DIR, LINK, Boot, Chunk, Node
 
 pytestmark = [
     pytest.mark.mounts,
@@ -151,6 +152,32 @@ def test_generated_trees_are_the_same_both_ways(seed: int, tmp_path: Path, peers
     assert describe(by_erofs.mountpoint) == describe(by_fuse.mountpoint)
     assert same_links(by_erofs.mountpoint) == same_links(by_fuse.mountpoint)
     assert by_fuse.stop() == by_erofs.stop() == 0
+
+
+def test_what_only_other_builders_make_is_the_same_both_ways(tmp_path: Path, mounts: Mounts) -> None:
+    """Linked symlinks and pipes, a blob of which no chunk is named, spare records, a chunk longer than what is shown."""
+    nodes = (
+        Node(b"/", DIR, first=2, count=7, nlink=3),
+        Node(b"file", size=5000, chunks=(Chunk(3, 4096, offset=10), Chunk(1, 1000, offset=5000), Chunk(2, 9, offset=7000))),
+        Node(b"link", LINK, 4, target=b"file", nlink=2),
+        Node(b"link2", LINK, 4, target=b"file", ino=3, nlink=2),
+        Node(b"other", size=100, chunks=(Chunk(3, 4096, offset=10),)),
+        Node(b"pipe", stat.S_IFIFO | 0o600, nlink=2),
+        Node(b"sub", DIR, first=9, count=1, nlink=2, xattrs=((b"user.big", b"x" * 5000),)),
+        Node(b"zero", chunks=(Chunk(1, 1000, offset=5000),)),
+        Node(b"pipe2", stat.S_IFIFO | 0o600, ino=6, nlink=2),
+    )
+    (tmp_path / "boot").write_bytes(Boot(nodes, chunk_counts=(9, 5)).encode())
+    (tmp_path / "blobs").mkdir()
+    data = random.Random(1).randbytes(8192)
+    for name in "ab":
+        (tmp_path / "blobs" / (name * 64)).write_bytes(data)
+    both = [mounts.nydusd(tmp_path / "boot", tmp_path / "blobs", data_path=path) for path in ("fuse", "erofs")]
+    by_fuse, by_erofs = (daemon.mountpoint for daemon in both)
+    assert (by_erofs / "file").read_bytes() == data[10:4106] + data[5000:5904]
+    assert describe(by_erofs) == describe(by_fuse)
+    assert same_links(by_erofs) == same_links(by_fuse)
+    assert [daemon.stop() for daemon in both] == [0, 0]
 
 
 def test_inode_numbers_are_the_same_after_a_restart(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
