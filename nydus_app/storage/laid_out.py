@@ -5,10 +5,11 @@ The cache's file keeps nydusd's layout, so the place of a chunk there is another
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
+from struct import Struct
 
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.erofs.addresses import AddressTable
-from nydus_app.formats.rafs.v5 import BootstrapV5
+from nydus_app.formats.rafs.v5 import CHUNK, BootstrapV5
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.address_space import BLOCK, Extent
 
@@ -18,11 +19,16 @@ MAX_GAP = 1024
 MAX_FOLLOWING = 4096
 
 
+PLACE = Struct("<44xI8xQ8xI4x")
+"""Uncompressed size and offset, and chunk index, of an 80-byte record."""
+
+
 class LaidOutPlaces:
     """Fulfils the port of `address_space.py` for one blob, and tells its ChunkIndex which chunks follow which."""
 
     def __init__(self, bootstrap: BootstrapV5, blob: Blob, table: AddressTable) -> None:
         self._bootstrap = bootstrap
+        self._view, _ = bootstrap.raw()
         self._blob = blob
         self._indexes, self._starts, self._positions, blocks, gap = table
         self.size = blocks * BLOCK
@@ -45,16 +51,18 @@ class LaidOutPlaces:
         if not 0 <= offset < end <= self.size:
             raise InvalidImage(f"blob {self._blob.id} has no chunk at {offset}")
         number = bisect_right(self._starts, offset // BLOCK) - 1
+        view, positions, indexes = self._view, self._positions, self._indexes
+        start = self._starts[number] * BLOCK
         found = []
-        while offset < end:
-            start, stop = self._starts[number] * BLOCK, self._end(number)
-            chunk = self._chunk(number)
-            if not stop - BLOCK < start + chunk.uncompressed_size <= stop:
-                raise InvalidImage(f"chunk {chunk.index} of blob {self._blob.id} does not fit its address")
-            found.append(
-                Extent(chunk.index, start, start + chunk.uncompressed_size, stop, chunk.uncompressed_offset)
-            )
-            offset, number = stop, number + 1
+        while start < end:
+            at, stop = positions[number] << 3, self._end(number)
+            if at + CHUNK.size > len(view):
+                raise InvalidImage(f"blob {self._blob.id}: a chunk record lies outside of the bootstrap")
+            size, place, index = PLACE.unpack_from(view, at)
+            if index != indexes[number] or not stop - BLOCK < start + size <= stop:
+                raise InvalidImage(f"blob {self._blob.id}: chunk {index} does not fit its address")
+            found.append(Extent(index, start, start + size, stop, place))
+            start, number = stop, number + 1
         return found
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:

@@ -153,6 +153,14 @@ def test_the_same_bytes_give_the_same_image(golden: Path) -> None:
     assert lay_out(boot)[0] == lay_out(boot, verify=True)[0]
 
 
+def test_a_blob_may_have_many_more_chunks_than_are_named() -> None:
+    _, (named, none) = lay_out(replace(TREE, chunk_counts=(1 << 23, 1 << 23)))
+    assert (list(named.indexes), named.blocks) == ([0, 1, 7], 3)
+    assert (list(none.indexes), none.blocks) == ([], 0)
+    with pytest.raises(UnsupportedImage):
+        lay_out(replace(TREE, chunk_counts=(1 << 24, 1)))
+
+
 A, D, L, INNER = TREE.nodes[1:]
 REFUSED = {
     "a directory that is its own child": TREE.but(_3=replace(D, first=3)),

@@ -69,6 +69,8 @@ class ChunkAddresses:
         """By blob. Raises UnsupportedImage."""
         tables = []
         for blob, blocks, positions in zip(self._blobs, self._blocks, self._positions, strict=True):
+            # A blob may have millions of chunks, and the image name a few at its start.
+            del blocks[-(-len(blocks.tobytes().rstrip(b"\0")) // blocks.itemsize) :]
             if sum(blocks) >= HOLE:
                 raise UnsupportedImage(f"blob {blob.id} has more blocks than EROFS can address")
             starts = array("I", accumulate(chain((0,), blocks)))

@@ -30,6 +30,18 @@ def with_dots(entries: Iterable[Entry], own: int, parent: int) -> Iterator[Entry
     yield from reversed(dots)
 
 
+def size_of(lengths: Iterable[int]) -> int:
+    """Bytes that `encode_blocks` makes of names of these lengths, in their order."""
+    blocks = used = 0
+    for length in lengths:
+        size = DIRENT.size + length
+        if used + size > BLOCK:
+            blocks, used = blocks + 1, size
+        else:
+            used += size
+    return blocks * BLOCK + used
+
+
 def encode_blocks(entries: Iterable[Entry]) -> Iterator[bytes]:
     """The blocks of a directory, all but the last padded to BLOCK."""
     block: list[Entry] = []

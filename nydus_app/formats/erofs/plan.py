@@ -17,14 +17,15 @@ from struct import Struct
 
 from nydus_app.errors import InvalidImage, UnsupportedImage
 from nydus_app.formats.erofs.addresses import ChunkAddresses
-from nydus_app.formats.erofs.directory import BLOCK, TYPE_OF_MODE
-from nydus_app.formats.erofs.structs import DEVICE_SLOT, DIRENT, EXTENDED, HOLE, NAME_MAX, SLOT_SIZE
+from nydus_app.formats.erofs.directory import BLOCK, TYPE_OF_MODE, size_of
+from nydus_app.formats.erofs.structs import DEVICE_SLOT, EXTENDED, HOLE, NAME_MAX, SLOT_SIZE
 from nydus_app.formats.erofs.xattrs import encode_xattrs
 from nydus_app.formats.rafs.v5 import CHUNK, FLAG_SYMLINK, FLAG_XATTR, INODE, SUPERBLOCK_SIZE, BootstrapV5
 from nydus_app.formats.rafs.values import Inode
 
 SLOTS_AT = 1152
 MAX_SYMLINK = 4095
+DOTS = (b".", b"..")
 
 RECORD = Struct("<40xQ2I4xIQ8xQ3I2H2IQ8x")
 """INODE without what is not shown: ino, uid, gid, mode, size, flags, nlink, first child, number of
@@ -36,7 +37,7 @@ INO, UID, GID, MODE, SIZE, FLAGS, NLINK, FIRST, COUNT, NAME, TARGET, RDEV, MTIME
 
 
 class Plan:
-    """`image.py` and nobody else reads the attributes; `offset` is that of the first byte in the mounted file."""
+    """What `image.py` writes by."""
 
     def __init__(self, bootstrap: BootstrapV5, *, verify: bool) -> None:
         """`verify` compares every inode with its digest. Raises InvalidImage."""
@@ -44,7 +45,9 @@ class Plan:
         self.view, self.table = bootstrap.raw()
         self._verify = verify
         if len(self.view) >> 35:
-            raise UnsupportedImage("a bootstrap of more than 32 GiB")
+            raise UnsupportedImage("its bootstrap is larger than 32 GiB")
+        if (bootstrap.max_ino - 1) * INODE.size > len(self.view):
+            raise InvalidImage("the inode table has more entries than there can be records")
         self._budget = len(self.view)
         self.chunk_bits = bootstrap.chunk_size.bit_length() - 1
         self.addresses = ChunkAddresses(self.view, bootstrap.blobs)
@@ -113,10 +116,9 @@ class Plan:
         self._is_child[children.start : children.stop] = b"\1" * len(children)
         view, table, nids, unpack = self.view, self.table, self.nids, RECORD.unpack_from
         end = len(view) - INODE.size
-        head = DIRENT.size
-        blocks = used = 0
+        lengths = array("H")
+        before_dot = before_dots = 0
         last = b""
-        dots = [b"..", b"."]
         for index in children:
             at = table[index - 1] << 3
             if not SUPERBLOCK_SIZE <= at <= end:
@@ -124,18 +126,14 @@ class Plan:
             child = unpack(view, at)
             real, mode, length = child[INO], child[MODE], child[NAME]
             name = bytes(view[at + INODE.size : at + INODE.size + length])
-            if not 0 < length <= NAME_MAX or len(name) != length or b"/" in name or b"\0" in name or name in (b".", b".."):
+            if not 0 < length <= NAME_MAX or len(name) != length or b"/" in name or b"\0" in name or name in DOTS:
                 raise InvalidImage(f"{name!r} is no file name")
             if name <= last:
                 raise InvalidImage(f"directory {ino} is not sorted: {name!r} follows {last!r}")
             last = name
-            while dots and dots[-1] < name:
-                dot = head + len(dots.pop())
-                blocks, used = (blocks, used + dot) if used + dot <= BLOCK else (blocks + 1, dot)
-            if used + head + length <= BLOCK:
-                used += head + length
-            else:
-                blocks, used = blocks + 1, head + length
+            lengths.append(length)
+            before_dot += name < b"."
+            before_dots += name < b".."
             self._budget -= INODE.size + length
             if real != index:
                 at, child = self.record(real)
@@ -147,10 +145,9 @@ class Plan:
                 continue
             if not nids[real]:
                 self._place_file(real, at, child)
-        while dots:
-            dot = head + len(dots.pop())
-            blocks, used = (blocks, used + dot) if used + dot <= BLOCK else (blocks + 1, dot)
-        return blocks * BLOCK + used
+        lengths.insert(before_dots, 2)
+        lengths.insert(before_dot, 1)
+        return size_of(lengths)
 
     # ---- one inode ----------------------------------------------------------------------------
 
