@@ -50,11 +50,11 @@ def _decorate(r: random.Random, path: bytes) -> None:
     if not is_link:
         os.chmod(path, r.choice((0, 0o400, 0o644, 0o755, 0o4755, 0o1777, 0o7777)))
         if r.random() < 0.2:
-            os.setxattr(path, r.choice(XATTRS[2:]), r.randbytes(r.choice((0, 1, 30, 900))))
+            os.setxattr(path, r.choice(XATTRS[2:]), r.randbytes(r.choice((0, 1, 30, 700))))
         if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
             for name in XATTRS[:2]:
                 if r.random() < 0.15:
-                    os.setxattr(path, name, r.randbytes(r.choice((0, 5, 1500))))
+                    os.setxattr(path, name, r.randbytes(r.choice((0, 5, 700))))
             if r.random() < 0.05:
                 os.setxattr(path, "system.posix_acl_access", _acl())
     ns = r.choice((0, 1, 1_700_000_000_123_456_789, 5_000_000_000_000_000_007))
