@@ -223,6 +223,8 @@ def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[
         reason, tree_of_kernel = _attach_erofs(tree, image, mountpoint, None if session is None else session.served)
         if tree_of_kernel is not None:
             return tree_of_kernel, None
+        if session is not None:  # its kernel side asks for devices: answers of a file tree would be wrong bytes
+            raise ConfigError(f"the session at {mountpoint} is one of EROFS: {reason}")
         if tree.mode.data_path is DataPath.erofs:
             raise ConfigError(f"mode.data_path=erofs: {reason}")
     vfs = Vfs()

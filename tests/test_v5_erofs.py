@@ -12,8 +12,14 @@ import pytest
 
 from manifest import describe
 from mounting import BIN, Daemon, Mounts, copy_blobs
+from nydus_app.builder import attach, open_image
+from nydus_app.config.tree import Blobcache, Localfs, Tree
+from nydus_app.daemon.attachment import FuseTree
+from nydus_app.daemon.handover import Session
+from nydus_app.errors import ConfigError
 from nydus_app.formats.rafs.values import SuperFlags
 from nydus_app.linux.mount import mounts_at
+from nydus_app.protocols.fuse.init import Settings
 from nydus_app.transports import erofs
 from v5_boot import DIR, LINK, Boot, Chunk, Node
 
@@ -225,6 +231,24 @@ def test_an_image_that_cannot_be_laid_out_goes_by_fuse_and_says_why(golden: Path
     assert refused.process.wait(20) == 2
     (line,) = refused.output.splitlines()
     assert "mode.data_path=erofs: the image cannot be laid out as EROFS" in line
+
+
+def test_a_session_of_devices_is_not_taken_over_with_a_file_tree(tmp_path: Path) -> None:
+    nodes = (Node(b"/", DIR, first=2, count=1, nlink=2), Node(b"unsound", nlink=0))
+    (tmp_path / "boot").write_bytes(Boot(nodes).encode())
+    tree = Tree(
+        bootstrap=str(tmp_path / "boot"), mountpoint=str(tmp_path), backend=Localfs(dir=str(tmp_path)),
+        cache=Blobcache(work_dir=str(tmp_path)),
+    )  # fmt: skip
+    image = open_image(tree)
+    try:
+        attachment, reason = attach(tree, image)
+        assert isinstance(attachment, FuseTree) and reason is not None and "cannot be laid out" in reason
+        session = Session(str(tmp_path), "erofs", Settings(*(0 for _ in Settings._fields)), ("a" * 64,))
+        with pytest.raises(ConfigError, match="one of EROFS"):
+            attach(tree, image, session)
+    finally:
+        image.close()
 
 
 def test_a_corrupt_chunk_is_eio_for_its_file_alone(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
