@@ -85,21 +85,37 @@ def _open_kept(path: str, wanted: Origin) -> Layout | None:
 
 def _lay_out(path: str, bootstrap: BootstrapV5, origin: Origin) -> Layout:
     image = ErofsImage(bootstrap, owner=origin.owner, verify=origin.is_verified)
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        file = open(temporary, "w+b")
-        try:
-            kept = _write(file, image, origin)
-            os.replace(temporary, path)
-        except BaseException:
-            file.close()
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        return Layout(path, file, kept.tables)
+        return _keep(path, image, origin)
     except OSError as e:
         log.warning("%s is not kept: %s", path, e.strerror)
     return _lay_out_for_now(image, origin)
+
+
+def _keep(path: str, image: ErofsImage, origin: Origin) -> Layout:
+    """The file gets a name when it is complete: who is killed before leaves nothing."""
+    with ExitStack() as undo:
+        file = undo.enter_context(open(os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR, 0o600), "w+b"))
+        kept = _write(file, image, origin)
+        _name(file, path)
+        undo.pop_all()
+    return Layout(path, file, kept.tables)
+
+
+def _name(file: BinaryIO, path: str) -> None:
+    """Give a file without a name one, in place of what has it now."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    # With descriptors of directories os.link is linkat(2), which alone follows the link in /proc.
+    proc = os.open("/proc/self/fd", os.O_PATH)
+    try:
+        os.link(str(file.fileno()), temporary, src_dir_fd=proc, follow_symlinks=True)
+    finally:
+        os.close(proc)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def _lay_out_for_now(image: ErofsImage, origin: Origin) -> Layout:

@@ -166,6 +166,30 @@ def test_without_a_place_to_keep_it_it_lasts_as_long_as_the_daemon(
     assert rows(layout) == rows(kept)
 
 
+def test_what_has_its_name_and_is_no_file_is_left_alone(
+    open_layout: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = Path(open_layout().path).name
+    Path(open_layout().path).unlink()
+    (tmp_path / name).mkdir()
+    layout = open_layout()
+    assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
+    assert Path(layout.path).stat().st_size and os.listdir(tmp_path) == [name]
+
+
+def test_who_is_stopped_before_it_is_complete_leaves_nothing(
+    open_layout: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> list[bytes]:
+        assert os.listdir(tmp_path) == []  # what SIGKILL would leave now
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kept_layout, "encode_tables", stop)
+    with pytest.raises(KeyboardInterrupt):
+        open_layout()
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("name", ["v5-zstd", "v5-chunk4k", "v5-merged", "v5-aligned"])
 def test_every_address_leads_to_its_chunk(name: str, golden: Path, open_layout: Open) -> None:
     bootstrap, layout = bootstrap_of(golden, name), open_layout(name)
