@@ -6,18 +6,20 @@ import socket
 import stat
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from manifest import describe
-from mounting import BIN, Daemon, Mounts, copy_blobs
+from manifest import describe, differences
+from mounting import BIN, Daemon, Mounts, boot_of, copy_blobs
 from nydus_app.builder import attach, open_image
 from nydus_app.config.tree import Blobcache, Localfs, Tree
 from nydus_app.daemon.attachment import FuseTree
 from nydus_app.daemon.handover import Session
 from nydus_app.errors import ConfigError
 from nydus_app.formats.rafs.values import SuperFlags
+from nydus_app.linux.mount import mounts as mount_table
 from nydus_app.linux.mount import mounts_at
 from nydus_app.protocols.fuse.init import Settings
 from nydus_app.transports import erofs
@@ -231,6 +233,19 @@ def test_an_image_that_cannot_be_laid_out_goes_by_fuse_and_says_why(golden: Path
     assert refused.process.wait(20) == 2
     (line,) = refused.output.splitlines()
     assert "mode.data_path=erofs: the image cannot be laid out as EROFS" in line
+
+
+@pytest.mark.parametrize("name", ["v5-zstd", "v6-inline"])
+def test_what_lies_in_memory_only_goes_by_fuse(name: str, golden: Path, golden_images: dict[str, dict], mounts: Mounts) -> None:
+    """The kernel cannot mount EROFS from a file in tmpfs; the layout, or what was taken out of a blob, would be one."""
+    if not any(m.path == "/dev/shm" and m.fs_type == "tmpfs" for m in mount_table()):
+        pytest.skip("/dev/shm is no tmpfs")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as work_dir:
+        boot = boot_of(golden, golden_images[name])
+        daemon = mounts.nydusd(boot, golden / name / "blobs", work_dir=Path(work_dir))
+        assert fs_type(daemon) == "fuse"
+        assert differences(daemon.mountpoint, golden / golden_images[name]["manifest"]) == []
+        assert daemon.stop() == 0
 
 
 def test_a_session_of_devices_is_not_taken_over_with_a_file_tree(tmp_path: Path) -> None:
