@@ -25,10 +25,8 @@ from nydus_app.protocols.fuse.init import Settings
 from nydus_app.transports import erofs
 from v5_boot import DIR, LINK, Boot, Chunk, Node
 
-pytestmark = [
-    pytest.mark.mounts,
-    pytest.mark.skipif(erofs.why_not() is not None, reason=str(erofs.why_not())),
-]
+WHY_NOT = erofs.why_not() or erofs.why_not_from(os.path.join(tempfile.gettempdir(), "layout"))
+pytestmark = [pytest.mark.mounts, pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))]
 
 NAME_BYTES = [bytes([c]) for c in range(1, 256) if c != ord("/")]
 XATTRS = ("user.a", "user.long-" + "n" * 200, "trusted.t", "security.s")
