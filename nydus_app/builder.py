@@ -8,6 +8,7 @@ Everything that is light is imported here; what a start can do without (the API'
 second codec) is imported where it is first used.
 """
 
+import gc
 import logging
 import mmap
 import os
@@ -341,6 +342,7 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
         inherited=inherited,
         keeper=keeper,
     )
+    gc.enable()
     trio.run(daemon.run)
     log.info("nydusd quits")
     return 0

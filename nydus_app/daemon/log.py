@@ -3,26 +3,20 @@
     [2026-01-02 03:04:05.678901 +00:00] INFO message
     [2026-01-02 03:04:05.678901 +00:00] WARN [storage/fetch.py:42] message
 
-To standard error (coloured on a terminal only) or to a file, appended; with rotation the file is
-`<base>_rCURRENT<ext>`, older ones carry the time of their end and are compressed, ten are kept. The
+To standard error (coloured on a terminal only) or to a file, appended, with or without rotation. The
 directory of the file is made where it is missing: containerd's snapshotter leaves that to nydusd.
 A log that cannot be written never stops the daemon: the first failure is told to standard error.
 """
 
-import glob
-import gzip
 import logging
 import os
-import shutil
 import sys
 from contextlib import suppress
 from datetime import datetime
-from logging import handlers
 
 from nydus_app.errors import ConfigError, ConfigFileError
 
 TRACE = 5
-KEPT_FILES = 10
 ROOT = "nydus"
 ERRORS = "backslashreplace"
 """Paths may hold bytes that are no UTF-8."""
@@ -56,7 +50,7 @@ def _short(path: str) -> str:
     return "/".join(path.rsplit("/", 2)[-2:])
 
 
-class _Forgiving(logging.Handler):
+class Forgiving(logging.Handler):
     """Mixed in before a handler: the first error is told, none is raised."""
 
     _told = False
@@ -72,48 +66,12 @@ class _Forgiving(logging.Handler):
             super().close()
 
 
-class _Stderr(_Forgiving, logging.StreamHandler):  # type: ignore[type-arg]
+class _Stderr(Forgiving, logging.StreamHandler):  # type: ignore[type-arg]
     pass
 
 
-class _File(_Forgiving, logging.FileHandler):
+class _File(Forgiving, logging.FileHandler):
     pass
-
-
-class _RotatedFile(_Forgiving, handlers.RotatingFileHandler):
-    """`<base>_rCURRENT<ext>`; rotated ones `<base>_r<time><ext>.gz`."""
-
-    def __init__(self, base: str, extension: str, size_bytes: int) -> None:
-        self._base, self._extension, self._size_bytes = base, extension, size_bytes
-        super().__init__(
-            f"{base}_rCURRENT{extension}", maxBytes=size_bytes, backupCount=1, encoding="utf-8", errors=ERRORS
-        )
-
-    def doRollover(self) -> None:
-        """What could not be packed away stays where it is; the log goes on behind it, and is tried again later."""
-        self.stream.close()
-        try:
-            self._pack()
-            self.maxBytes = self._size_bytes
-        except OSError:
-            self.maxBytes = os.path.getsize(self.baseFilename) + self._size_bytes
-            self.handleError(None)
-        finally:
-            self.stream = self._open()
-
-    def _pack(self) -> None:
-        ended = f"{self._base}_r{datetime.now():%Y-%m-%d_%H-%M-%S}{self._extension}.gz"
-        before = os.path.getsize(ended) if os.path.exists(ended) else 0
-        try:
-            with open(self.baseFilename, "rb") as current, gzip.open(ended, "ab") as packed:
-                shutil.copyfileobj(current, packed)
-        except OSError:
-            with suppress(OSError):
-                os.truncate(ended, before)
-            raise
-        os.truncate(self.baseFilename, 0)
-        for old in sorted(glob.glob(f"{glob.escape(self._base)}_r2*{self._extension}.gz"))[: -(KEPT_FILES - 1)]:
-            os.unlink(old)
 
 
 class _Held(logging.Handler):
@@ -157,7 +115,9 @@ def _open_handler(file: str | None, rotation_size_mib: int) -> logging.Handler:
     try:
         os.makedirs(os.path.dirname(base), exist_ok=True)
         if rotation_size_mib:
-            return _RotatedFile(base, extension, rotation_size_mib << 20)
+            from nydus_app.daemon.log_rotation import RotatedFile
+
+            return RotatedFile(base, extension, rotation_size_mib << 20)
         return _File(base + extension, encoding="utf-8", errors=ERRORS)
     except FileExistsError:
         raise ConfigFileError(f"log file {base + extension}: its directory is a file") from None
