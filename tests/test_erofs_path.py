@@ -16,6 +16,7 @@ import trio
 from manifest import differences
 from mounting import Daemon, Mounts, copy_blobs
 from nydus_app.daemon.attachment import private_dir
+from nydus_app.filesystems.blob_devices import FIRST_DEVICE
 from nydus_app.linux.mount import unmount
 from nydus_app.transports import device_copies, erofs
 from nydus_app.transports.device_copies import DeviceCopies
@@ -57,6 +58,13 @@ def whole_cache(run: Callable[..., Daemon], tmp_path: Path) -> Path:
     read_all(daemon.mountpoint)
     assert daemon.stop() == 0
     return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("driver", ["fusedev", "pyfuse3"])
+def test_who_walks_the_machine_finds_no_devices(run: Callable[..., Daemon], driver: str) -> None:
+    devices = Path(private_dir(str(run(driver=driver).mountpoint)))
+    assert os.listdir(devices) == []
+    assert (devices / str(FIRST_DEVICE)).stat().st_size > 0
 
 
 def test_a_whole_cache_file_is_the_device_itself(

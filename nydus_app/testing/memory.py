@@ -62,9 +62,17 @@ class MemoryFileSystem:
         self.add(ROOT, b"", stat.S_IFDIR | 0o755)
 
     def add(
-        self, parent: int, name: bytes, mode: int, content: bytes = b"", *, mtime_ns: int = 0, rdev: int = 0, ids: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        content: bytes = b"",
+        *,
+        mtime_ns: int = 0,
+        rdev: int = 0,
+        ids: int = 0,
     ) -> int:
-        """The inode of a new child; a symlink's content is its target."""
+        """The inode of a new child; a symlink's content is its target, `ids` its owner and one less than its group."""
         ino = ROOT if not name else max(self.nodes) + 1
         attr = Attr(ino, mode, 1, ids, ids + 1, rdev, len(content), -(-len(content) // 512), 0, mtime_ns, 0)
         self.nodes[ino] = Node(attr, parent, content)

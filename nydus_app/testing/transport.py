@@ -285,7 +285,8 @@ class TransportConformance:
         """A process that reads `stuck`, and what it has read on its standard output."""
         code = (
             "import mmap, os, signal, sys; signal.signal(signal.SIGUSR1, lambda *_: None); b = mmap.mmap(-1, 4096)\n"
-            f"fd = os.open(sys.argv[1], os.O_RDONLY | {flags}); n = os.preadv(fd, [b], 0); sys.stdout.buffer.write(b[:n])"
+            f"fd = os.open(sys.argv[1], os.O_RDONLY | {flags}); n = os.preadv(fd, [b], 0)\n"
+            "sys.stdout.buffer.write(b[:n])"
         )
         command = [sys.executable, "-S", "-c", code, str(served.mountpoint / "stuck")]
         reader = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -381,7 +382,8 @@ def _errors() -> Iterator[tuple[Exception, int]]:
     yield ProtocolViolation("p"), errno.EPROTO
     yield PermissionError(errno.EACCES, "a"), errno.EACCES
     yield OSError(errno.ESTALE, "s"), errno.ESTALE
-    for unspeakable in (OSError(), OSError(0, "none"), OSError(-5, "negative"), OSError(600, "large"), OSError(99999, "huge")):
-        yield unspeakable, errno.EIO
-    for wrong in (ValueError("v"), KeyError("k"), RecursionError("r"), MemoryError(), AssertionError(), StopIteration()):
-        yield wrong, errno.EIO
+    for number in (0, -5, 600, 99999):
+        yield OSError(number, "what no kernel takes"), errno.EIO
+    yield OSError(), errno.EIO
+    for kind in (ValueError, KeyError, RecursionError, MemoryError, AssertionError, StopIteration):
+        yield kind("a mistake"), errno.EIO

@@ -75,7 +75,8 @@ def test_reads_end_below_2_63() -> None:
 def test_init(major: int, minor: int, readahead: int, flags: int) -> None:
     if not flags & InitFlags.INIT_EXT:
         flags &= 0xFFFF_FFFF
-    assert requests.decode_init(memoryview(init_body(major, minor, readahead, flags))) == (major, minor, readahead, flags)
+    body = init_body(major, minor, readahead, flags)
+    assert requests.decode_init(memoryview(body)) == (major, minor, readahead, flags)
 
 
 WANTED = Settings(
