@@ -58,6 +58,8 @@ class MemoryFileSystem:
         self.gates: dict[int, Gate] = {}
         self.errors: dict[str, BaseException] = {}
         """By method: raised instead of an answer."""
+        self.released = threading.Semaphore(0)
+        """One for each `release`: a kernel tells of a close without waiting for the answer."""
         self.asked: Counter[tuple[str, int]] = Counter()
         self.add(ROOT, b"", stat.S_IFDIR | 0o755)
 
@@ -132,6 +134,7 @@ class MemoryFileSystem:
 
     def release(self, ino: int) -> None:
         self._called("release", ino)
+        self.released.release()
 
     async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
         node = self._called("read", ino)

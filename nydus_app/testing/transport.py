@@ -247,7 +247,8 @@ class TransportConformance:
             for times in (1, 2, 3):
                 assert (served.mountpoint / "file").read_bytes() == b"content"
                 assert fs.asked["open", ino] == times
-        assert fs.asked["release", ino] == 3
+                assert fs.released.acquire(timeout=DEADLINE_S)
+            assert fs.asked["release", ino] == 3
 
     def test_nothing_can_be_written(self) -> None:
         fs = MemoryFileSystem()
