@@ -320,8 +320,10 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
     from nydus_app.daemon.info import MountInfo
     from nydus_app.daemon.limits import raise_nofile
     from nydus_app.daemon.log import open_log
+    from nydus_app.linux.malloc import keep_freed_memory
 
     open_log(tree.log.level.value, tree.log.file, tree.log.rotation_size)
+    keep_freed_memory()
     image = open_image(tree)
     try:
         attachment, reason = attach(tree, image, inherited.session if inherited else None)
