@@ -56,6 +56,29 @@ def build_backend(options: object) -> Backend:
     raise Unsupported(f"backend {type(options).__name__} cannot be used yet")
 
 
+def examine(tree: Tree) -> None:
+    """What a start would find wrong with the image, the cache directory or the data path; nothing is changed.
+
+    Raises NydusError.
+    """
+    backend = build_backend(tree.backend)
+    assert tree.bootstrap is not None
+    _, bootstrap = map_bootstrap(tree.bootstrap, backend, None)
+    bootstrap.close()
+    if isinstance(tree.cache, Blobcache):
+        existing = os.path.abspath(tree.cache.work_dir)
+        while not os.path.lexists(existing):
+            existing = os.path.dirname(existing)
+        _check_work_dir(existing, tree.cache.work_dir)
+
+
+def _check_work_dir(existing: str, path: str) -> None:
+    if not os.path.isdir(existing):
+        raise CacheError(f"cache.work_dir {path}: {existing} is no directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CacheError(f"cache.work_dir {path}: no permission to write in {existing}")
+
+
 def prepare_work_dir(path: str) -> None:
     """Create the cache directory where it is missing. Raises CacheError."""
     try:
@@ -64,8 +87,7 @@ def prepare_work_dir(path: str) -> None:
         raise CacheError(f"cache.work_dir {path} is no directory") from None
     except OSError as e:
         raise CacheError(f"cache.work_dir {path}: {e.strerror}") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise CacheError(f"cache.work_dir {path}: no permission to write there")
+    _check_work_dir(path, path)
 
 
 def map_bootstrap(path: str, backend: Backend, work_dir: str | None) -> tuple[str | None, Bootstrap]:

@@ -12,6 +12,7 @@ from nydus_app.cli.ending import guarded
 from nydus_app.cli.help import help_text
 from nydus_app.config.check import check, check_paths, check_supported
 from nydus_app.config.composition import compose_config, masked_words, printed, recipes, shown_matches, to_tree
+from nydus_app.config.overrides import nearest
 from nydus_app.config.registration import CONFIG_PATH, PRIMARY, register
 from nydus_app.config.tree import Tree
 from nydus_app.errors import ConfigError
@@ -20,7 +21,9 @@ from nydus_app.version import __version__
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see nydus-run --help)")
+        wrong = message.removeprefix("unrecognized arguments: ").split()[0]
+        flags = [f for f in self._option_string_actions if f.startswith("--")]
+        raise ConfigError(f"{message}{nearest(wrong, flags)} (see nydus-run --help)")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,11 +73,12 @@ def run(arguments: Sequence[str]) -> int:
     check(tree)
     check_supported(tree)
     check_paths(tree, strict=True)
-    if asked.dry_run:
-        print(_intention(tree))
-        return 0
     from nydus_app import builder
 
+    if asked.dry_run:
+        builder.examine(tree)
+        print(_intention(tree))
+        return 0
     return builder.run(tree)
 
 

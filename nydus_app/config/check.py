@@ -124,7 +124,7 @@ def _backend_problems(backend: Any) -> Iterator[str]:
 
 def _cache_problems(cache: Any) -> Iterator[str]:
     if not isinstance(cache, Dummycache) and not cache.work_dir:
-        yield "cache.work_dir: it must not be empty"
+        yield "cache.work_dir: it must not be empty (and no home directory says where to put it)"
     yield from _prefetch_problems("cache.prefetch", cache.prefetch)
     if not isinstance(cache, Blobcache) or not (cache.enable_encryption or cache.enable_convergent_encryption):
         return

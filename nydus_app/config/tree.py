@@ -56,10 +56,11 @@ class RafsMode(Enum):
 
 
 def default_cache_dir() -> str:
-    """/var/cache/nydus for root, else nydus in the user's own cache directory."""
+    """/var/cache/nydus for root, else nydus in the user's own cache directory; a user without a home has none."""
     if os.geteuid() == 0:
         return "/var/cache/nydus"
-    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "nydus")
+    own = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(own, "nydus") if os.path.isabs(own) else ""
 
 
 # ---- mode -------------------------------------------------------------------------------------

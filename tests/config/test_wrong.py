@@ -9,8 +9,12 @@ import pytest
 
 from nydus_app.cli import nydusd
 from nydus_app.cli import run as nydus_run
+from nydus_app.config.check import check
+from nydus_app.config.overrides import Override, compose
+from nydus_app.errors import ConfigError
 from nydus_app.linux.mount import mounts
 
+IMAGE = Path(__file__).parent.parent / "images/v6"
 SECRET = "c2VjcmV0LXBhc3N3b3Jk"
 GOOD = ["backend.dir={tmp}", "bootstrap={boot}", "mountpoint={mnt}", "cache.work_dir={tmp}/cache"]
 REGISTRY = ["backend=registry", "backend.host=h", "backend.repo=r", "bootstrap={boot}", "mountpoint={mnt}"]
@@ -73,6 +77,8 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["hydra.run.dir=/x"], 2, ["hydra.run.dir", "fixed"]),
     (["hydra/launcher=joblib"], 2, ["hydra/launcher", "fixed"]),
     (["--bogus"], 2, ["--bogus"]),
+    (["--hlep"], 2, ["--hlep", "did you mean `--help`"]),
+    (["--dry-run"], 1, ["boot", "no RAFS bootstrap"]),
     (["--cfg", "jobs"], 2, ["--cfg", "job"]),
     (["-sc"], 2, ["-sc", "install=bash"]),
     (["-sc", "install=ksh"], 2, ["-sc", "bash, zsh or fish"]),
@@ -200,7 +206,8 @@ def test_printed_trees_show_no_secret(
 def test_a_dry_run_does_nothing(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, places: dict[str, str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["p", *[_fill(w, places) for w in GOOD], "--dry-run"])
+    words = [*[_fill(w, places) for w in GOOD], f"bootstrap={IMAGE}/boot", f"backend.dir={IMAGE}/blobs"]
+    monkeypatch.setattr("sys.argv", ["p", *words, "--dry-run"])
     with pytest.raises(SystemExit) as end:
         nydus_run.main()
     assert end.value.code == 0
@@ -337,3 +344,26 @@ def test_shells_complete_keys_and_choices(
     assert nydus_run.run(["-sc", f"query={shell}"]) == 0
     separator = "\n" if shell == "fish" else " "
     assert set(capfd.readouterr().out.rstrip("\n").split(separator)) == want
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cache.work_dir={boot}"], ["cache.work_dir", "no directory"]),
+        (["cache.work_dir={boot}/cache"], ["cache.work_dir", "directory"]),
+        (["bootstrap={tmp}/relative"], ["bootstrap", "no RAFS bootstrap"]),
+    ],
+)
+def test_a_dry_run_finds_what_a_start_would(words: list[str], said: list[str], call: Call) -> None:
+    good = [*GOOD, f"bootstrap={IMAGE}/boot", f"backend.dir={IMAGE}/blobs"]
+    check_line(*call(nydus_run.main, [*good, *words, "--dry-run"]), 1, said)
+    check_line(*call(nydus_run.main, [*good, *words]), 1, said)
+
+
+def test_who_has_no_home_is_asked_for_a_cache_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    tree = compose([Override("bootstrap", "/b"), Override("mountpoint", "/m"), Override("backend.dir", "/d")])
+    with pytest.raises(ConfigError, match="no home directory"):
+        check(tree)
