@@ -273,7 +273,41 @@ def test_a_failing_start_leaves_nothing(kind: str, golden: Path, tmp_path: Path)
     assert "Traceback" not in done.stderr and "c2VjcmV0" not in done.stderr
     assert done.stderr.strip()
     assert not is_mounted(mountpoint)
+    assert not os.path.exists(private_dir(str(mountpoint)))
     assert set(tmp_path.rglob("*")) - before <= {tmp_path / "cache"}
+
+
+def start_that_fails(golden: Path, tmp_path: Path, boot: Path, path: str, *args: object) -> str:
+    """What it says; the mount was there when it failed, and nothing is left of it."""
+    (tmp_path / "mnt").mkdir()
+    done = subprocess.run(
+        [BIN / "nydusd", "-B", boot, "-D", golden / IMAGE / "blobs", "-M", tmp_path / "mnt", *args],
+        capture_output=True, text=True, timeout=DEADLINE_S,
+        env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={path} cache.work_dir={tmp_path}/cache"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not is_mounted(tmp_path / "mnt")
+    assert not os.path.exists(private_dir(str(tmp_path / "mnt")))
+    assert not list(tmp_path.rglob("*.tmp"))
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.mounts
+def test_an_api_socket_that_cannot_be_bound_ends_the_mount(golden: Path, tmp_path: Path, data_path: str) -> None:
+    said = start_that_fails(golden, tmp_path, golden / IMAGE / "boot", data_path, "--apisock", "/proc/self/api.sock")
+    assert said.startswith("Error: api.sock /proc/self/api.sock: ")
+
+
+@pytest.mark.mounts
+def test_a_bootstrap_that_the_kernel_refuses_ends_the_mount(golden: Path, tmp_path: Path) -> None:
+    if reason := erofs.why_not():
+        pytest.skip(reason)
+    content = bytearray((golden / IMAGE / "boot").read_bytes())
+    content[1024 + 8] |= 1  # claims a checksum of the superblock, which is wrong then
+    (tmp_path / "boot").write_bytes(content)
+    said = start_that_fails(golden, tmp_path, tmp_path / "boot", "erofs")
+    assert said.startswith(f"Error: cannot mount EROFS at {tmp_path}/mnt: ")
 
 
 KILLS = 20
