@@ -5,6 +5,7 @@ Callers of nydusd rely on its ways: an unknown path is 404 `NoRoute`, every othe
 """
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
@@ -19,6 +20,9 @@ from nydus_app.api.v1 import v1_router
 
 log = logging.getLogger("nydus.api")
 
+ABSOLUTE_FORM = re.compile(r"\Ahttps?://[^/]*")
+"""A request line may name the whole address; what host that is does not matter on a Unix socket (contract 3.1)."""
+
 
 def make_app(daemon: DaemonPort, bridge: Bridge) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
@@ -32,6 +36,7 @@ def make_app(daemon: DaemonPort, bridge: Bridge) -> FastAPI:
             if len(body) > MAX_BODY:
                 return _reply(BAD_REQUEST)
         request.state.body = bytes(body)
+        request.scope["path"] = ABSOLUTE_FORM.sub("", request.scope["path"])
         reply = await call_next(request)
         log.debug("%s %s: %d", request.method, request.url.path, reply.status_code)
         return reply

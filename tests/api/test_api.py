@@ -62,6 +62,10 @@ def test_what_a_daemon_tells(tmp_path: Path) -> None:
         assert info["state"] == "RUNNING"
         assert list(info["backend_collection"]["/"]) == ["backend_type", "mountpoint", "mounted_time", "config", "data_path", "data_path_reason"]
 
+        for target in ("http://localhost/api/v1/daemon", "http://unix/api/v1/daemon"):
+            with UnixClient(sock) as connection:
+                assert connection.call("GET", target)[0] == 200
+
     served(tmp_path, daemon, client)
     assert daemon.threads == {threading.get_ident()}
 
