@@ -92,7 +92,7 @@ class AddressSpace:
         extents = self._places.extents(offset, end)
         self._cache.follow(extents[0].index, extents[-1].index)
         missing = [e.index for e in extents if not self._cache.is_ready(e.index)]
-        decoded = await self._cache.ensure(self._places.chunks(missing), ()) if missing else {}
+        decoded = await self._cache.ensure(missing, self._places.chunks, ()) if missing else {}
         parts: list[Buffer] = []
         at = offset
         for run in _runs(extents, decoded.keys()):

@@ -7,7 +7,8 @@ data; a `.blob.meta` that somebody else wrote is taken if its header fits the bl
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -51,6 +52,10 @@ class ChunkIndex(Protocol):
 
     def end_of(self, index: int) -> int:
         """Uncompressed offset behind a chunk of the table."""
+        ...
+
+    def first_behind(self, first: int, end: int) -> int:
+        """The first chunk at or behind `first` that does not end before the uncompressed offset `end`, or the length."""
         ...
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
@@ -105,6 +110,9 @@ class RecordedIndex:
     def end_of(self, index: int) -> int:
         assert self._order is not None
         return self._order.end_of(index)
+
+    def first_behind(self, first: int, end: int) -> int:
+        return bisect_right(range(len(self)), end, lo=first, key=self.end_of)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         assert self._order is not None
@@ -162,6 +170,9 @@ class CompressionInfoIndex:
         start, size = self.extent_of(index)
         return start + size
 
+    def first_behind(self, first: int, end: int) -> int:
+        return bisect_right(range(len(self)), end, lo=first, key=self.end_of)
+
     def start_of(self, index: int) -> int:
         """Uncompressed offset of a chunk, ascending with its index."""
         return self.extent_of(index)[0]
@@ -178,12 +189,18 @@ class CompressionInfoIndex:
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         assert self._table is not None
-        table, record_of = self._table, self._record_of
+        record_of = self._record_of
         found = []
-        for index in indexes:
-            placed, record = table.row(index), record_of(index)
+        for placed in self._rows(list(indexes)):
+            record = record_of(placed[1])
             found.append(Chunk(*placed) if record is None else self._merge(placed, record))
         return found
+
+    def _rows(self, indexes: Sequence[int]) -> list[Row]:
+        assert self._table is not None
+        if indexes and indexes[-1] - indexes[0] == len(indexes) - 1:
+            return self._table.rows(indexes[0], indexes[-1] + 1)
+        return [self._table.row(i) for i in indexes]
 
     def _read_kept(self) -> ChunkTable | None:
         if self._path is None:

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import trio
 
@@ -45,7 +46,8 @@ class Device:
                 cold.setdefault(s.chunk.blob_index, {})[s.chunk.index] = s.chunk
         decoded: dict[tuple[int, int], memoryview] = {}
         for blob_index, chunks in cold.items():
-            got = await self._caches[blob_index].ensure(list(chunks.values()), ahead)
+            chunks_of = partial(_chosen, chunks)
+            got = await self._caches[blob_index].ensure(list(chunks), chunks_of, ahead)
             decoded.update(((blob_index, index), memoryview(data)) for index, data in got.items())
         return decoded
 
@@ -57,6 +59,10 @@ class Device:
         self._workers.close()
         for cache in self._caches:
             cache.close()
+
+
+def _chosen(chunks: Mapping[int, Chunk], indexes: Iterable[int]) -> list[Chunk]:
+    return [chunks[i] for i in indexes]
 
 
 def _runs(

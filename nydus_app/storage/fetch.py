@@ -18,12 +18,13 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from nydus_app.errors import BackendError, CacheError, NydusError
+from nydus_app.errors import BackendError, CacheError, InvalidImage, NydusError
 from nydus_app.formats.codec.chunk import Decoded, decode_chunks
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.lookahead import Streams
@@ -40,6 +41,10 @@ class Store(Protocol):
 
     def is_kept(self, index: int) -> bool:
         """There is no need to fetch it, though it may have to be verified first."""
+        ...
+
+    def check(self, chunk: Chunk) -> None:
+        """Raises InvalidImage where the chunk could not be kept without hurting others."""
         ...
 
     def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
@@ -88,13 +93,19 @@ class ChunkFetcher:
 
     # ---- for readers --------------------------------------------------------------------------
 
-    async def fetch(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
-        """Decoded data of those located `chunks` that were not ready; raises the first error among them."""
+    def is_fetching(self, index: int) -> bool:
+        return index in self._inflight
+
+    async def fetch(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        """Decoded data of those chunks that were not ready; raises the first error among them.
+
+        The index has been loaded.
+        """
         if self._background.nursery is not None:
-            outcomes, _ = await self._gather(self._background.nursery, chunks, ahead)
+            outcomes, _ = await self._gather(self._background.nursery, wanted, chunks, ahead)
         else:
             async with trio.open_nursery() as nursery:
-                outcomes, jobs = await self._gather(nursery, chunks, ahead)
+                outcomes, jobs = await self._gather(nursery, wanted, chunks, ahead)
                 for job in jobs:
                     await job.stored.wait()
         got: dict[int, Buffer] = {}
@@ -105,24 +116,39 @@ class ChunkFetcher:
         return got
 
     async def _gather(
-        self, nursery: trio.Nursery, chunks: Sequence[Chunk], ahead: Iterable[Chunk]
+        self, nursery: trio.Nursery, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]
     ) -> tuple[Decoded, list[Job]]:
         """The outcomes of all chunks that were not ready, and the jobs that were launched for them."""
         outcomes: Decoded = {}
         jobs: list[Job] = []
         is_ready = self._store.is_ready
-        missing = {c.index: c for c in chunks if not is_ready(c.index)}
+        missing = [i for i in wanted if not is_ready(i)]
         while missing:
-            mine = [c for i, c in missing.items() if i not in self._inflight]
-            if mine:
-                jobs += self._launch(nursery, mine, ahead)
-                ahead = ()
             flights = {f: None for i in missing if (f := self._inflight.get(i)) is not None}
+            mine = [i for i in missing if i not in self._inflight]
+            if mine:
+                try:
+                    launched = self._launch(nursery, self._located(mine, chunks), ahead)
+                except NydusError as e:
+                    outcomes.update(dict.fromkeys(mine, e))
+                else:
+                    jobs += launched
+                    flights.update((job.flight, None) for job in launched)
+                ahead = ()
             for flight in flights:
                 landed = await flight.wait()
                 outcomes.update((i, landed[i]) for i in missing if i in landed)
-            missing = {i: c for i, c in missing.items() if i not in outcomes and not is_ready(i)}
+            missing = [i for i in missing if i not in outcomes and not is_ready(i)]
         return outcomes, jobs
+
+    def _located(self, wanted: Sequence[int], chunks: ChunksOf) -> list[Chunk]:
+        """All of them, or InvalidImage."""
+        located = [self.index.locate(c) for c in chunks(wanted)]
+        for chunk in located:
+            self._store.check(chunk)
+        if len(located) != len(wanted):
+            raise InvalidImage(f"blob {self.blob.id} has no chunk {min({*wanted} - {c.index for c in located})}")
+        return located
 
     def follow(self, first: int, last: int) -> None:
         """A reader has asked for chunks `first` to `last`: fetch ahead of him if he reads on and on."""
@@ -133,11 +159,9 @@ class ChunkFetcher:
         if stream is None:
             return
         here, end = index.end_of(last), len(index)
-        while stream.frontier < end and index.end_of(stream.frontier - 1) - here < self._lookahead:
-            first, begins = stream.frontier, index.end_of(stream.frontier - 1)
-            while stream.frontier < end and index.end_of(stream.frontier) - begins <= self._batch_size:
-                stream.frontier += 1
-            stream.frontier = max(stream.frontier, first + 1)
+        while stream.frontier < end and (begins := index.end_of(stream.frontier - 1)) - here < self._lookahead:
+            first = stream.frontier
+            stream.frontier = max(index.first_behind(first, begins + self._batch_size), first + 1)
             cold = [i for i in range(first, stream.frontier) if not self._skip(i)]
             if cold:
                 try:

@@ -30,12 +30,19 @@ class Table(RecordedIndex):
         return (index + 1) * SIZE
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        return [chunk(i) for i in indexes]
+        return chunks(indexes)
+
+    def first_behind(self, first: int, end: int) -> int:
+        return max(first, end // SIZE)
 
 
 def chunk(i: int) -> Chunk:
     data = DATA[i * SIZE :][:SIZE]
     return Chunk(0, i, i * SIZE, SIZE, i * SIZE, SIZE, False, blake3.blake3(data).digest(), None)
+
+
+def chunks(indexes: Iterable[int]) -> list[Chunk]:
+    return [chunk(i) for i in indexes]
 
 
 class Origin:
@@ -73,7 +80,7 @@ def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
 
 async def read(cache: BlobCache, *indexes: int) -> None:
     cache.follow(indexes[0], indexes[-1])
-    got = await cache.ensure([chunk(i) for i in indexes], [chunk(i) for i in range(indexes[-1] + 1, COUNT)])
+    got = await cache.ensure(indexes, chunks, chunks(range(indexes[-1] + 1, COUNT)))
     assert all(bytes(got[i]) == DATA[i * SIZE :][:SIZE] for i in got)
     assert all(i in got or cache.is_ready(i) for i in indexes)
 
@@ -158,10 +165,10 @@ def test_an_answer_does_not_wait_for_the_disk(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(background.run)
             await trio.testing.wait_all_tasks_blocked()
-            got = await cache.ensure([chunk(0)], ())
+            got = await cache.ensure([0], chunks, ())
             assert bytes(got[0]) == DATA[:SIZE]
             assert not cache.is_ready(0)
-            again = await cache.ensure([chunk(0)], ())
+            again = await cache.ensure([0], chunks, ())
             assert bytes(again[0]) == DATA[:SIZE]
             gate.set()
             while not cache.is_ready(0):

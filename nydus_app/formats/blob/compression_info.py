@@ -115,6 +115,20 @@ class ChunkTable:
             raise InvalidImage(f"chunk {index} of blob {self._blob.id} is stored, but in another size")
         return row
 
+    def rows(self, first: int, stop: int) -> list[Row]:
+        """Those of the chunks `first` to `stop` - 1. Raises InvalidImage."""
+        if self._is_v2 or not 0 <= first <= stop <= self._count:
+            return [self.row(i) for i in range(first, stop)]
+        blob, data_size, end = self._index, self._data_size, self._end
+        found: list[Row] = []
+        for index, (word, second) in enumerate(V1.iter_unpack(self._table[first * V1.size : stop * V1.size]), first):
+            start, length = word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
+            offset, size = second & COMPRESSED_OFFSET_MASK, (second >> 44 | (second >> 40 & 0xF) << 20) + 1
+            if offset + size > data_size or start + length > end:
+                self.row(index)
+            found.append((blob, index, offset, size, start, length, size != length, None, None))
+        return found
+
     def extents(self, first: int, end: int) -> list[tuple[int, int]]:
         """Uncompressed offset and size of chunk `first` and of those that follow it without a gap, up to `end`."""
         record = V2 if self._is_v2 else V1

@@ -18,6 +18,7 @@ from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
+from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.cache.data_file import DataFile, data_path, open_data_file
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
@@ -71,18 +72,16 @@ class BlobCache:
     def follow(self, first: int, last: int) -> None:
         self._fetcher.follow(first, last)
 
-    async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+    async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         if self._file is None and self._is_kept:
             await self._open()
-        for chunk in chunks:
-            self._check_bounds(chunk)
         if self._validate:
-            await self._verify_left_behind(chunks)
-        cold = [c for c in chunks if not self.is_ready(c.index)]
+            await self._verify_left_behind(wanted, chunks)
+        cold = [i for i in wanted if not self.is_ready(i)]
         if not cold:
             return {}
         await self._index.load()
-        return await self._fetcher.fetch([self._index.locate(c) for c in cold], ahead)
+        return await self._fetcher.fetch(cold, chunks, ahead)
 
     def data_fd(self) -> int:
         assert self._file is not None
@@ -116,7 +115,7 @@ class BlobCache:
             self._file.close()
             self._file = None
 
-    def _check_bounds(self, chunk: Chunk) -> None:
+    def check(self, chunk: Chunk) -> None:
         """A record must not write outside the blob's address space, nor mark another's bit."""
         blob = self._blob
         end = chunk.uncompressed_offset + chunk.uncompressed_size
@@ -148,14 +147,17 @@ class BlobCache:
         self._file = file
         return file
 
-    async def _verify_left_behind(self, chunks: Sequence[Chunk]) -> None:
+    async def _verify_left_behind(self, wanted: Sequence[int], chunks: ChunksOf) -> None:
         """Check what the file held before this process began to look at it."""
         file = self._file
         if file is None:
             return
-        doubtful = [c for c in chunks if not self._ready[c.index] and file.is_set(c.index)]
+        doubtful = [i for i in wanted if not self.is_ready(i) and file.is_set(i) and not self._fetcher.is_fetching(i)]
         if doubtful:
-            await trio.to_thread.run_sync(self._verify, file, doubtful)
+            found = chunks(doubtful)
+            for chunk in found:
+                self.check(chunk)
+            await trio.to_thread.run_sync(self._verify, file, found)
 
     def _verify(self, file: DataFile, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
@@ -181,7 +183,7 @@ class BlobCache:
             return
         try:
             for chunk, _ in chunks:
-                self._check_bounds(chunk)
+                self.check(chunk)
             file.write([(chunk.uncompressed_offset, data) for chunk, data in chunks])
             file.mark([chunk.index for chunk, _ in chunks])
             for chunk, _ in chunks:

@@ -12,6 +12,7 @@ from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
 from nydus_app.storage.workers import Workers
@@ -48,18 +49,21 @@ class DummyCache:
     def is_kept(self, index: int) -> bool:
         return False
 
+    def check(self, chunk: Chunk) -> None:
+        """Nothing is written anywhere."""
+
     def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
         """Readers have it; no file does."""
 
     def follow(self, first: int, last: int) -> None:
         """There is no place to keep what nobody has asked for."""
 
-    async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
-        got = {c.index: self._recent[c.index] for c in chunks if c.index in self._recent}
-        missing = [c for c in chunks if c.index not in got]
+    async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        got = {i: self._recent[i] for i in wanted if i in self._recent}
+        missing = [i for i in wanted if i not in got]
         if missing:
             await self._index.load()
-            fetched = await self._fetcher.fetch([self._index.locate(c) for c in missing], ())
+            fetched = await self._fetcher.fetch(missing, chunks, ())
             for index, data in fetched.items():
                 self._remember(index, data)
             got.update(fetched)

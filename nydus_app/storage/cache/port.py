@@ -1,10 +1,14 @@
 """The port that file systems and transports read chunks through: one ChunkCache a blob."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk
+
+
+ChunksOf = Callable[[Sequence[int]], list[Chunk]]
+"""Chunks by their indexes, located or not. Raises InvalidImage."""
 
 
 class ChunkCache(Protocol):
@@ -16,8 +20,8 @@ class ChunkCache(Protocol):
         """Somebody reads chunks `first` to `last`: who reads on and on is fetched ahead of. Never waits."""
         ...
 
-    async def ensure(self, chunks: Sequence[Chunk], ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
-        """Make every chunk readable.
+    async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+        """Make every chunk readable; `chunks` is asked for those that nobody is fetching yet.
 
         Yields the decoded data, by chunk index, of chunks that were fetched just now or that no
         file holds; all others lie in the data file. `ahead` names what may be fetched along.
