@@ -13,7 +13,7 @@ from nydus_app.cli.help import help_text
 from nydus_app.config.check import check, check_paths, check_supported
 from nydus_app.config.composition import compose_config, masked_words, printed, recipes, shown_matches, to_tree
 from nydus_app.config.overrides import nearest
-from nydus_app.config.registration import CONFIG_PATH, PRIMARY, register
+from nydus_app.config.registration import CONFIG_PATH, RUN, register
 from nydus_app.config.tree import Tree
 from nydus_app.errors import ConfigError
 from nydus_app.version import __version__
@@ -130,7 +130,7 @@ def _call_hydra(arguments: Sequence[str]) -> int:
     before = sys.argv
     sys.argv = [before[0], *arguments]
     try:
-        hydra.main(config_path=CONFIG_PATH, config_name=PRIMARY, version_base=None)(lambda config: None)()
+        hydra.main(config_path=CONFIG_PATH, config_name=RUN.primary, version_base=None)(lambda config: None)()
     finally:
         sys.argv = before
     return 0

@@ -7,6 +7,7 @@ every override in clear when a job fails, and makes directories.
 import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -22,40 +23,53 @@ from nydus_app.config.check import MISSING_LOCALFS
 from nydus_app.config.masking import MASK, holds_secret, is_reference, is_secret, mask
 from nydus_app.config.overrides import nearest
 from nydus_app.config.quoting import quote
-from nydus_app.config.registration import PRIMARY, SECTIONS, register
+from nydus_app.config.registration import RUN, SECTIONS, Application, register
 from nydus_app.config.tree import GROUPS, Tree
 from nydus_app.errors import ConfigError
 
 
-def recipes() -> list[str]:
+def recipes(group: str = "recipe") -> list[str]:
     """Names of the recipes that are installed with the package."""
-    folder = resources.files("nydus_app.recipes") / "recipe"
+    folder = resources.files("nydus_app.recipes") / group
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def compose_config(words: Sequence[str], config_dir: str | None = None) -> DictConfig:
-    """Hydra's configuration for override words. Raises ConfigError."""
+def sweep_purpose(name: str, config_dir: str | None) -> str:
+    """What a sweep is for: the second line of its file, a comment; empty where there is none."""
+    own = Path(config_dir or "/nonexistent") / "sweep" / f"{name}.yaml"
+    installed = resources.files("nydus_app.recipes") / "sweep" / f"{name}.yaml"
+    found = next((f for f in (own, installed) if f.is_file()), None)
+    lines = found.read_text(encoding="utf-8").splitlines() if found else []
+    return lines[1].lstrip("# ") if len(lines) > 1 and lines[1].startswith("#") else ""
+
+
+def compose_config(
+    words: Sequence[str], config_dir: str | None = None, app: Application = RUN, *, with_hydra: bool = False
+) -> DictConfig:
+    """The configuration for override words; `with_hydra` adds Hydra's own node. Raises ConfigError."""
     register()
     for word in words:
-        _check_word(word)
+        _check_word(word, app)
     search = [f"searchpath=[pkg://nydus_app.recipes,{quote('file://' + config_dir)}]"] if config_dir else []
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module("nydus_app.conf", version_base=None):
-            return compose(PRIMARY, overrides=[*words, *(f"hydra.{s}" for s in search)])
+            words_for_hydra = [*words, *(f"hydra.{s}" for s in search)]
+            return compose(app.primary, overrides=words_for_hydra, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException, YAMLError) as e:
-        raise ConfigError(explain(e, words)) from None
+        raise ConfigError(explain(e, words, app)) from None
 
 
-def to_tree(config: DictConfig) -> Tree:
+def to_tree(config: DictConfig, app: Application = RUN) -> Tree:
     """The plain tree. Raises ConfigError with all missing keys, or what does not resolve."""
     try:
-        missing = sorted(OmegaConf.missing_keys(config), key=list(_keys(Tree())).index)
+        missing = sorted(OmegaConf.missing_keys(config), key=_keys(app.schema()).index)
         if missing:
-            raise ConfigError(f"missing: {', '.join([*missing, *_missing_localfs(config)])} (nydus-run --help shows examples)")
+            missing += _missing_localfs(config)
+            raise ConfigError(f"missing: {', '.join(missing)} ({app.name} --help shows examples)")
         tree = OmegaConf.to_object(config)
     except OmegaConfBaseException as e:
-        raise ConfigError(explain(e, ())) from None
+        raise ConfigError(explain(e, (), app)) from None
     assert isinstance(tree, Tree)
     return tree
 
@@ -75,12 +89,12 @@ def printed(config: DictConfig, *, resolve: bool) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(mask(plain)))
 
 
-def masked_words(words: Sequence[str], config: DictConfig) -> list[str]:
+def masked_words(words: Sequence[str], config: DictConfig, app: Application = RUN) -> list[str]:
     """Override words fit to be printed by Hydra itself, whatever recipes put into `config`."""
     shown = []
     for word in words:
         key = word.partition("=")[0]
-        value = None if key.startswith("+") or key in GROUPS else _parse(word).value()
+        value = None if key.startswith("+") or "/" in key or key in app.choices else _parse(word, app).value()
         masked = mask(value, tuple(key.split(".")))
         shown.append(word if masked == value else f"{key}={quote(masked)}")
     return [*shown, *_masking(OmegaConf.to_container(config, enum_to_str=True), ())]
@@ -107,46 +121,64 @@ def shown_matches(matches: Sequence[str]) -> list[str]:
 # ---- before composing ---------------------------------------------------------------------------
 
 
-def _check_word(word: str) -> None:
+def _check_word(word: str, app: Application) -> None:
     key, equals, value = word.partition("=")
     name = key.lstrip("+~")
     if not name:
         raise ConfigError(f"{key or '='}: key=value is wanted")
-    if key.startswith("+") and name == "recipe" and not key.startswith("++"):
+    if key.startswith("+") and name in app.recipe_groups and not key.startswith("++"):
         return
     if key.startswith("~"):
         raise ConfigError(f"{key}: keys cannot be removed; set a value: {name}=…")
     if key.startswith("+"):
-        raise ConfigError(f"{key}: keys cannot be added; {_advice_for(name)}")
+        raise ConfigError(f"{key}: keys cannot be added; {_advice_for(name, app)}")
     if not equals:
         raise ConfigError(f"{word}: key=value is wanted{nearest(word, _options())}")
-    if name == "recipe":
-        raise ConfigError(f"recipe: write +recipe={value}")
-    if re.match(r"hydra[./]", name):
-        raise ConfigError(f"{key}: Hydra's own settings are fixed")
-    value = _parse(word).value()
-    if name in (*GROUPS, *SECTIONS) and str(value).startswith("base_"):
-        raise ConfigError(f"{word}: no such choice (one of {', '.join(GROUPS.get(name, ['default']))})")
+    if name in app.recipe_groups:
+        raise ConfigError(f"{name}: write +{name}={value}")
+    if re.match(r"hydra[./]", name) and not (app.launches and re.match(r"hydra[./]launcher\b", name)):
+        raise ConfigError(f"{key}: Hydra's own settings are fixed{' (but hydra/launcher)' if app.launches else ''}")
+    value = _parse(word, app).value()
+    if name in (*app.choices, *SECTIONS) and str(value).startswith("base_"):
+        raise ConfigError(f"{word}: no such choice (one of {', '.join(app.choices.get(name, ['default']))})")
 
 
 def _options() -> list[str]:
     return ["--dry-run", "--cfg", "--resolve", "--config-dir", "--info", "--help", "--version"]
 
 
-def _advice_for(name: str) -> str:
-    if name in GROUPS or name in _keys(Tree()):
+def _advice_for(name: str, app: Application) -> str:
+    known = _keys(app.schema())
+    if name in known:
         return f"it is there already, write {name}=…"
-    return f"`{name}` is none of the tree{nearest(name, _keys(Tree()))}"
+    return f"`{name}` is none of the tree{nearest(name, known)}"
 
 
-def _parse(word: str) -> HydraOverride:
+def expand_word(word: str) -> list[str]:
+    """The words that a sweep over `key=a,b` or `key=range(3)` tries; a plain word is one."""
+    key, equals, _ = word.partition("=")
+    if not equals:
+        return [word]
+    try:
+        override = OverridesParser.create().parse_override(word)
+    except HydraException:
+        raise ConfigError(_quoting_advice(key)) from None
+    if not override.is_sweep_override():
+        return [word]
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{key}: an interval has no end of values; choices are written a,b and range(1,4)")
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _parse(word: str, app: Application = RUN) -> HydraOverride:
     key = word.partition("=")[0]
     try:
         override = OverridesParser.create().parse_override(word)
     except HydraException:
         raise ConfigError(_quoting_advice(key)) from None
     if override.is_sweep_override():
-        raise ConfigError(f"{key}: several values are a sweep, which nydus-bench does; a list is written [a,b]")
+        advice = "which -m asks for" if app.launches else "which nydus-bench does"
+        raise ConfigError(f"{key}: several values are a sweep, {advice}; a list is written [a,b]")
     if override.value() == "???":
         raise ConfigError(f"{key}: ??? stands for a missing value")
     return override
@@ -159,10 +191,10 @@ def _quoting_advice(key: str) -> str:
 # ---- after a failure ----------------------------------------------------------------------------
 
 
-def explain(error: BaseException, words: Sequence[str]) -> str:
+def explain(error: BaseException, words: Sequence[str], app: Application = RUN) -> str:
     """One line: the full key, what is legal, the nearest right name; never the value of a secret."""
     if isinstance(error, MissingConfigException):
-        return _explain_choice(error)
+        return _explain_choice(error, app)
     if isinstance(error, OverrideParseException):
         return _quoting_advice(error.override.partition("=")[0])
     inner = next((e for e in _causes(error) if isinstance(e, OmegaConfBaseException)), None)
@@ -170,7 +202,7 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
         return _explain_value(inner, words)
     text = " ".join(str(inner or error).split())
     if match := re.match(r"Could not override '([^']+)'", text):
-        return f"{match[1]}: no such key{nearest(match[1], [*GROUPS, *SECTIONS, *_keys(Tree())])}"
+        return f"{match[1]}: no such key{nearest(match[1], [*app.choices, *SECTIONS, *_keys(app.schema())])}"
     if match := re.match(r"Multiple values for ([^.]+)\.", text):
         return f"{match[1]}: it is chosen twice"
     return text
@@ -182,14 +214,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _explain_choice(error: MissingConfigException) -> str:
+def _explain_choice(error: MissingConfigException, app: Application) -> str:
     name = error.missing_cfg_file or ""
     group, _, choice = name.rpartition("/")
-    options = [o for o in error.options or [] if not o.startswith("base_")] or list(GROUPS.get(group, {}))
-    if group == "recipe":
-        options = sorted({*options, *recipes()})
+    options = [o for o in error.options or [] if not o.startswith("base_")] or app.choices.get(group, [])
+    if group in app.recipe_groups:
+        options = sorted({*options, *recipes(group)})
+    if group == "hydra/launcher":
+        return f"{group}={choice}: it is not installed; nydus-app[bench] brings joblib, [submitit] and [ray] theirs"
     if not options:
-        return f"{group or name}={choice}: no such choice{nearest(group, GROUPS)}"
+        return f"{group or name}={choice}: no such choice{nearest(group, app.choices)}"
     return f"{group}={choice}: no such choice{nearest(choice, options)} (one of {', '.join(options)})"
 
 
