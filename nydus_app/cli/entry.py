@@ -24,3 +24,10 @@ def nydus_run() -> None:
     from nydus_app.cli.run import main
 
     main()
+
+
+def nydus_bench() -> None:
+    _end_quietly()
+    from nydus_app.cli.bench import main
+
+    main()
