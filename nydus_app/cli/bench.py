@@ -1,6 +1,7 @@
 """`nydus-bench`: Hydra composes the trees, the checks look at all of them, then one job after the other runs."""
 
 import argparse
+import gc
 import os
 import shlex
 import sys
@@ -60,6 +61,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(arguments: Sequence[str]) -> int:
+    gc.enable()  # no daemon: a sweep runs for hours
     asked = _parse(arguments)
     if asked.help:
         print(help_text(recipes("sweep")), end="")
