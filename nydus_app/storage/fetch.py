@@ -57,11 +57,11 @@ MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 
 
 class Job(NamedTuple):
-    """`stored` is set, for who has no background, when the job is quite done."""
+    """`stored` is set when the job is quite done; None where there is a background, and so nobody who waits for it."""
 
     chunks: Sequence[Chunk]
     flight: Flight[Buffer | NydusError]
-    stored: trio.Event
+    stored: trio.Event | None
 
 
 class ChunkFetcher:
@@ -107,7 +107,8 @@ class ChunkFetcher:
             async with trio.open_nursery() as nursery:
                 outcomes, jobs = await self._gather(nursery, wanted, chunks, ahead)
                 for job in jobs:
-                    await job.stored.wait()
+                    if job.stored is not None:
+                        await job.stored.wait()
         got: dict[int, Buffer] = {}
         for index, outcome in outcomes.items():
             if isinstance(outcome, NydusError):
@@ -184,9 +185,10 @@ class ChunkFetcher:
             spare = self.index.following(last, ahead, self._skip)
         indexes = {c.index for c in wanted}
         launched: list[Job] = []
+        has_background = self._background.nursery is not None
         for window in plan_windows(wanted, spare, self._batch_size):
             jobs = [
-                Job(chunks, self._inflight.claim([c.index for c in chunks]), trio.Event())
+                Job(chunks, self._inflight.claim([c.index for c in chunks]), None if has_background else trio.Event())
                 for chunks in plan_jobs(window, indexes)
             ]
             if isinstance(self._reader, SupportsPread):
@@ -215,7 +217,8 @@ class ChunkFetcher:
         for job in jobs:
             job.flight.land({} if error is None else _all(job, error))
             self._inflight.end(c.index for c in job.chunks)
-            job.stored.set()
+            if job.stored is not None:
+                job.stored.set()
 
     def _submit(self, jobs: Sequence[Job], fetched: tuple[int, Buffer] | None) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -240,7 +243,7 @@ class ChunkFetcher:
                 self._store.store(good)
         finally:
             self._inflight.end(c.index for c in job.chunks)
-            if self._background.nursery is None:
+            if job.stored is not None:
                 with suppress(trio.RunFinishedError):
                     token.run_sync_soon(job.stored.set)
 

@@ -1,5 +1,6 @@
 """Who reads on and on is fetched ahead of; who jumps about is not; nothing is fetched twice."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_an_answer_does_not_wait_for_the_disk(
     served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader has his data while they are being stored, and they are ready only after that."""
-    import threading
+
 
     cache, _, background = served
     gate = threading.Event()
@@ -189,3 +190,34 @@ def test_streams() -> None:
     assert streams.step(8, 11) is stream
     assert stream.frontier == 20
     assert streams.step(101, 101) not in (None, stream)
+
+
+def test_a_background_that_begins_or_ends_in_the_middle_of_a_read_leaves_nobody_waiting(
+    served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, _, background = served
+    gate = threading.Event()
+    stored = cache.store
+
+    def slow(found: object) -> None:
+        assert gate.wait(10)
+        stored(found)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "store", slow)
+
+    async def main() -> None:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery, trio.open_nursery() as readers:
+                readers.start_soon(read, cache, 0)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                nursery.start_soon(background.run)
+                await trio.testing.wait_all_tasks_blocked()
+                readers.start_soon(read, cache, 30)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                gate.set()
+                while not (cache.is_ready(0) and cache.is_ready(30)):
+                    await trio.sleep(0.001)
+                readers.start_soon(read, cache, 0)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
