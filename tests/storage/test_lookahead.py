@@ -207,7 +207,7 @@ def test_a_background_that_begins_or_ends_in_the_middle_of_a_read_leaves_nobody_
 
     async def main() -> None:
         with trio.fail_after(10):
-            async with trio.open_nursery() as nursery, trio.open_nursery() as readers:
+            async with trio.open_nursery() as readers, trio.open_nursery() as nursery:
                 readers.start_soon(read, cache, 0)
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 nursery.start_soon(background.run)
