@@ -52,11 +52,13 @@ def test_ctrl_c_while_modules_are_loaded_says_nothing(command: str, module: str,
     assert not is_mounted(tmp_path)
 
 
-def mount(mounts: Mounts, tmp_path: Path, mountpoint: Path, data_path: str = "auto", **popen: object) -> Daemon:
-    environment = {**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} cache.work_dir={tmp_path}/cache"}
-    environment |= popen.pop("env", {})  # type: ignore[arg-type]
+def environment(tmp_path: Path, data_path: str) -> dict[str, str]:
+    return {**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} cache.work_dir={tmp_path}/cache"}
+
+
+def mount(mounts: Mounts, tmp_path: Path, mountpoint: Path, data_path: str) -> Daemon:
     command = [BIN / "nydusd", *CLASSIC, "--mountpoint", mountpoint, "--rlimit-nofile", "0"]
-    return mounts.start(*command, mountpoint=mountpoint, env=environment, **popen)
+    return mounts.start(*command, mountpoint=mountpoint, env=environment(tmp_path, data_path))
 
 
 CLOSED = """
@@ -71,10 +73,9 @@ os.execv(sys.argv[1], sys.argv[1:])
 def test_closed_streams_do_not_become_something_else(
     closed: tuple[int, ...], data_path: str, mounts: Mounts, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} cache.work_dir={tmp_path}/cache"}
     daemon = mounts.start(
         sys.executable, "-c", CLOSED.format(closed=closed), BIN / "nydusd", *CLASSIC, "--mountpoint", tmp_path / "m",
-        mountpoint=tmp_path / "m", env=environment,
+        mountpoint=tmp_path / "m", env=environment(tmp_path, data_path),
     )  # fmt: skip
     for fd in closed:
         assert os.readlink(f"/proc/{daemon.process.pid}/fd/{fd}") == "/dev/null"
