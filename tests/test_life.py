@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from manifest import describe, differences
-from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config, wait_for_mounts
+from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config
 from nydus_app.daemon.attachment import private_dir
 from nydus_app.formats import chunkmap
 from nydus_app.linux.mount import MNT_DETACH, unmount
