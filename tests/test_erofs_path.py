@@ -143,7 +143,7 @@ def test_copies_of_what_was_answered_are_given_back(big_file: Path) -> None:
     os.sync()  # only clean pages can be dropped
     big_file.read_bytes()
     copies = DeviceCopies(str(big_file))
-    copies.open()
+    copies.take(copies.ask())
 
     async def main() -> None:
         with trio.fail_after(10):

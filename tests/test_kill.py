@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from mounting import DEADLINE_S, Mounts, wait_for_mounts
+from mounting import BIN, DEADLINE_S, Mounts, wait_for_mounts
 from nydus_app.daemon.attachment import private_dir
 from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
 from nydus_app.transports import erofs
 
 KILLS = int(os.environ.get("NYDUS_TEST_KILLS", "4"))
 IMAGE = "v6-zstd"
+MNT_FORCE = 0x1
 PAIR = Path(__file__).parent / "successor.py"
 
 pytestmark = pytest.mark.mounts
@@ -204,3 +205,28 @@ def test_with_a_successor_there_is_no_error(
         unmount(str(tmp_path / "mnt"))
         assert mount.daemon is not None and mount.daemon.wait(DEADLINE_S) == 0
         assert wait_for_mounts(lambda: not mounts_at(private_dir(str(tmp_path / "mnt"))))
+
+
+@pytest.mark.parametrize("driver", ["fusedev", "pyfuse3"])
+@pytest.mark.parametrize("method", ["statfs", "lookup", "open"])
+@pytest.mark.skipif(erofs.why_not() is not None, reason=erofs.why_not() or "")
+def test_a_daemon_does_not_wait_for_itself_when_it_is_killed(
+    method: str, driver: str, golden: Path, mounts: Mounts, tmp_path: Path
+) -> None:
+    """A thread that waits for an answer of its own process cannot be killed, and would keep the session open."""
+    words = [
+        "mode.data_path=erofs", f"mode.driver={driver}", "backend=localfs", f"backend.dir={golden / IMAGE / 'blobs'}",
+        f"bootstrap={golden / IMAGE / 'boot'}", f"mountpoint={tmp_path / 'mnt'}", f"cache.work_dir={tmp_path / 'cache'}",
+        "log.level=warn", "daemon.rlimit_nofile=0",
+    ]  # fmt: skip
+    program = Path(__file__).parent / "killed_asking.py"
+    killed = mounts.start(sys.executable, program, method, *words, mountpoint=tmp_path / "mnt", wait=False)
+    try:
+        assert killed.process.wait(DEADLINE_S) == -signal.SIGKILL
+    except subprocess.TimeoutExpired:
+        unmount(private_dir(str(tmp_path / "mnt")), MNT_FORCE | MNT_DETACH)  # ends the session
+        raise
+    after = mounts.start(BIN / "nydus-run", "mode=fuse", *words, mountpoint=tmp_path / "mnt")
+    assert files(tmp_path / "mnt")
+    assert after.stop() == 0
+    assert not os.path.exists(private_dir(str(tmp_path / "mnt")))

@@ -9,7 +9,7 @@ The order is: `mount` (nothing answers yet) → the transport serves → `expose
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from nydus_app.daemon.handover import Session
 from nydus_app.errors import MountError
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.port import FileSystem
+from nydus_app.linux.apart import call_apart
 from nydus_app.linux.fuse_device import FuseDevice, clear_dead_mount, is_dead, mount_fuse
 from nydus_app.linux.mount import MNT_DETACH, MountTableWatch, mounts_at, unmount
 from nydus_app.transports.device_copies import DeviceCopies
@@ -168,10 +169,14 @@ class ErofsTree:
         return tuple(d.blob_id for d in self._served)
 
     def expose(self) -> None:
+        for device, copies, fd in zip(self._served, self._copies, call_apart(self._ask), strict=True):
+            copies.take(fd)
+            device.own_opens = 1
+
+    def _ask(self) -> Iterator[int]:
         try:
-            for device, copies in zip(self._served, self._copies, strict=True):
-                copies.open()
-                device.own_opens = 1
+            for copies in self._copies:
+                yield copies.ask()
         except OSError as e:
             raise MountError(f"{self._private}: {e.strerror}") from None
         if not self._erofs.is_mounted():

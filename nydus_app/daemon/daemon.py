@@ -157,7 +157,7 @@ class FuseDaemon:
 
     async def _be_ready(self, device: FuseDevice, transport: Transport, nursery: trio.Nursery) -> None:
         # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
-        await trio.to_thread.run_sync(os.statvfs, device.mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(device.wait_until_served, abandon_on_cancel=True)
         device.raise_read_ahead()
         await trio.to_thread.run_sync(self._attachment.expose)
         nursery.start_soon(self._attachment.work, self._unmounted)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 
 from nydus_app.errors import MountError
+from nydus_app.linux.apart import call_apart
 from nydus_app.linux.mount import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, mount, mounts_at, unmount
 
 SOURCE = "rafs"
@@ -31,6 +32,15 @@ class FuseDevice:
     def is_mounted(self) -> bool:
         """Our mount, not one that somebody put in its place."""
         return any(m.device == self._device for m in mounts_at(self.mountpoint))
+
+    def wait_until_served(self) -> None:
+        """Until the first answer, which is one of this process's. Raises OSError."""
+
+        def ask() -> tuple[int, ...]:
+            os.statvfs(self.mountpoint)
+            return ()
+
+        call_apart(ask)
 
     def raise_read_ahead(self) -> None:
         """Best effort: only root may, and only where sysfs is mounted."""

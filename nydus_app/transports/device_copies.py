@@ -4,8 +4,8 @@ EROFS copies a device's data into the page cache of its own files at once, so th
 use a moment later: what was answered longer ago than KEPT_BYTES is dropped (`posix_fadvise(2)`, DONTNEED).
 What the kernel has read ahead, and not used yet, is among the most recent.
 
-Concurrency: `answered` and `run` are on the trio thread, the advice is given in a worker thread; `open` and
-`close` are called while `run` does not.
+Concurrency: `answered` and `run` are on the trio thread, the advice is given in a worker thread; `take` and
+`close` are called while `run` does not run.
 """
 
 import os
@@ -28,14 +28,17 @@ class DeviceCopies:
         self._bytes = 0
         self._wake = trio.Event()
 
-    def open(self) -> None:
-        """Blocks until the transport has answered. Raises OSError.
+    def ask(self) -> int:
+        """A descriptor for `take`. Blocks until the transport has answered (`linux/apart.py`). Raises OSError.
 
         A close asks the transport to FLUSH and waits: a process that is killed would wait for itself. It is
         closed once while somebody answers, with ENOSYS, and the kernel does not ask again.
         """
         os.close(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def take(self, fd: int) -> None:
+        self._fd = fd
 
     def close(self) -> None:
         if self._fd >= 0:
