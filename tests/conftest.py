@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from mounting import Mounts, sweep, sweep_dead
+from nydus_app.transports import erofs
 
 ROOT = Path(__file__).parent.parent
 
@@ -62,6 +63,14 @@ def mounts(tmp_path: Path) -> Iterator[Mounts]:
     """Starts daemons below `tmp_path`; whatever is left of them afterwards is ended and unmounted."""
     with Mounts(tmp_path) as started:
         yield started
+
+
+@pytest.fixture(params=["fuse", "erofs"])
+def data_path(request: pytest.FixtureRequest) -> str:
+    """Both ways to serve an image, as far as this machine can."""
+    if request.param == "erofs" and (reason := erofs.why_not()):
+        pytest.skip(reason)
+    return request.param
 
 
 @pytest.fixture(autouse=True)

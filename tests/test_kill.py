@@ -31,13 +31,6 @@ PAIR = Path(__file__).parent / "successor.py"
 pytestmark = pytest.mark.mounts
 
 
-@pytest.fixture(params=["erofs", "fuse"])
-def data_path(request: pytest.FixtureRequest) -> str:
-    if request.param == "erofs" and (reason := erofs.why_not()):
-        pytest.skip(reason)
-    return request.param
-
-
 @pytest.fixture
 def digests(golden: Path, mounts: Mounts) -> dict[bytes, str]:
     """Of the image's regular files, from a mount of its own."""

@@ -26,13 +26,6 @@ from unix_http import call
 IMAGE = "v6-zstd"
 
 
-@pytest.fixture(params=["fuse", "erofs"])
-def data_path(request: pytest.FixtureRequest) -> str:
-    if request.param == "erofs" and (reason := erofs.why_not()):
-        pytest.skip(reason)
-    return request.param
-
-
 @pytest.fixture
 def run(golden: Path, mounts: Mounts, tmp_path: Path, data_path: str) -> Callable[..., Daemon]:
     """nydusd on a golden image with an API socket at `tmp_path`/api.sock."""

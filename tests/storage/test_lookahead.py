@@ -79,6 +79,20 @@ def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
     cache.close()
 
 
+@pytest.fixture
+def storing(served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Nothing is stored until it is set."""
+    gate = threading.Event()
+    store = served[0].store
+
+    def slow(found: object) -> None:
+        assert gate.wait(10)
+        store(found)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(served[0], "store", slow)
+    return gate
+
+
 async def read(cache: BlobCache, *indexes: int) -> None:
     cache.follow(indexes[0], indexes[-1])
     got = await cache.ensure(indexes, chunks, chunks(range(indexes[-1] + 1, COUNT)))
@@ -147,20 +161,10 @@ def test_a_corrupt_chunk_that_was_fetched_ahead_is_its_readers_error_alone(
 
 
 def test_an_answer_does_not_wait_for_the_disk(
-    served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch
+    served: tuple[BlobCache, Origin, Background], storing: threading.Event
 ) -> None:
     """The reader has his data while they are being stored, and they are ready only after that."""
-
-
     cache, _, background = served
-    gate = threading.Event()
-    stored = cache.store
-
-    def slow(chunks: object) -> None:
-        assert gate.wait(10)
-        stored(chunks)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(cache, "store", slow)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -171,7 +175,7 @@ def test_an_answer_does_not_wait_for_the_disk(
             assert not cache.is_ready(0)
             again = await cache.ensure([0], chunks, ())
             assert bytes(again[0]) == DATA[:SIZE]
-            gate.set()
+            storing.set()
             while not cache.is_ready(0):
                 await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
@@ -193,17 +197,9 @@ def test_streams() -> None:
 
 
 def test_a_background_that_begins_or_ends_in_the_middle_of_a_read_leaves_nobody_waiting(
-    served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.MonkeyPatch
+    served: tuple[BlobCache, Origin, Background], storing: threading.Event
 ) -> None:
     cache, _, background = served
-    gate = threading.Event()
-    stored = cache.store
-
-    def slow(found: object) -> None:
-        assert gate.wait(10)
-        stored(found)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(cache, "store", slow)
 
     async def main() -> None:
         with trio.fail_after(10):
@@ -214,7 +210,7 @@ def test_a_background_that_begins_or_ends_in_the_middle_of_a_read_leaves_nobody_
                 await trio.testing.wait_all_tasks_blocked()
                 readers.start_soon(read, cache, 30)
                 await trio.testing.wait_all_tasks_blocked(0.05)
-                gate.set()
+                storing.set()
                 while not (cache.is_ready(0) and cache.is_ready(30)):
                     await trio.sleep(0.001)
                 readers.start_soon(read, cache, 0)
