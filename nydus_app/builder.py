@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, Localfs, Tree
-from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree
+from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree, why_no_devices
 from nydus_app.errors import BackendNotFound, CacheError, ConfigError, ConfigFileError, InvalidImage, Unsupported
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
@@ -221,7 +221,7 @@ def why_not_erofs(tree: Tree, image: Image) -> str | None:
         return "the image leaves owners to the server"
     elif image.path is None:
         return "the bootstrap is in no file that could be mounted"
-    return erofs.why_not() or erofs.why_not_from(_source(tree, image))
+    return erofs.why_not() or why_no_devices() or erofs.why_not_from(_source(tree, image))
 
 
 def _source(tree: Tree, image: Image) -> str:

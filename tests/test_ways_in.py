@@ -34,7 +34,7 @@ entry.{command}()
         ("nydusd", "nydus_app.cli.nydusd", -signal.SIGINT),
         ("nydusd", "nydus_app.config.tree", -signal.SIGINT),
         ("nydusd", "nydus_app.builder", 130),
-        ("nydusd", "pyfuse3", 130),
+        ("nydusd", "nydus_app.daemon.daemon", 130),
         ("nydus_run", "hydra", -signal.SIGINT),
         ("nydus_run", "nydus_app.storage.device", 130),
     ],
@@ -106,8 +106,8 @@ def test_a_locale_that_knows_no_umlauts(data_path: str, mounts: Mounts, tmp_path
     assert not mounts_at(str(tmp_path / "ü"))
 
 
-def test_a_daemon_leaves_the_mount_that_lies_over_its_own(mounts: Mounts, tmp_path: Path) -> None:
-    below = mount(mounts, tmp_path, tmp_path / "m", "fuse")
+def test_a_daemon_leaves_the_mount_that_lies_over_its_own(mounts: Mounts, tmp_path: Path, data_path: str) -> None:
+    below = mount(mounts, tmp_path, tmp_path / "m", data_path)
     above = mount(mounts, tmp_path, tmp_path / "m", "fuse")
     assert below.stop() == 1
     assert "something else is mounted over it" in below.output

@@ -63,6 +63,15 @@ class Attachment(Protocol):
         ...
 
 
+def why_no_devices() -> str | None:
+    """Why there can be no private mounts on this machine, in one phrase; None where there can."""
+    try:
+        os.makedirs(RUN_DIR, mode=0o755, exist_ok=True)
+    except OSError as e:
+        return f"{RUN_DIR}: {e.strerror}"
+    return None if os.access(RUN_DIR, os.W_OK | os.X_OK) else f"{RUN_DIR}: it cannot be written"
+
+
 def private_dir(mountpoint: str) -> str:
     """Where the devices of the EROFS at `mountpoint` are mounted."""
     return os.path.join(RUN_DIR, hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16])
@@ -212,9 +221,11 @@ class ErofsTree:
         for device, copies in zip(self._served, self._copies, strict=True):
             device.own_opens = 0
             copies.close()
-        self._erofs.unmount()
-        if self._device is not None:
-            self._device.unmount()
-            self._device = None
-            with suppress(OSError):
-                os.rmdir(self._private)
+        try:
+            self._erofs.unmount()
+        finally:
+            if self._device is not None:
+                self._device.unmount()
+                self._device = None
+                with suppress(OSError):
+                    os.rmdir(self._private)

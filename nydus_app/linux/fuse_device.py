@@ -12,7 +12,18 @@ import subprocess
 
 from nydus_app.errors import MountError
 from nydus_app.linux.apart import call_apart
-from nydus_app.linux.mount import MNT_DETACH, MS_NOATIME, MS_NODEV, MS_NOSUID, MS_RDONLY, mount, mounts_at, unmount
+from nydus_app.linux.mount import (
+    MNT_DETACH,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_RDONLY,
+    is_covered,
+    is_mounted,
+    mount,
+    mounts_at,
+    unmount,
+)
 
 SOURCE = "rafs"
 MAX_READ = (1 << 20) + 4096
@@ -31,7 +42,7 @@ class FuseDevice:
 
     def is_mounted(self) -> bool:
         """Our mount, not one that somebody put in its place."""
-        return any(m.device == self._device for m in mounts_at(self.mountpoint))
+        return is_mounted(self._device, self.mountpoint)
 
     def wait_until_served(self) -> None:
         """Until the first answer, which is one of this process's. Raises OSError."""
@@ -51,13 +62,10 @@ class FuseDevice:
             pass
 
     def unmount(self) -> None:
-        """Take our mount away, busy or not. Nothing happens where it is gone. Raises MountError.
-
-        umount2(2) takes the topmost mount of a place: one that somebody put over ours is not ours to take.
-        """
+        """Take our mount away, busy or not. Nothing happens where it is gone. Raises MountError."""
         if not self.is_mounted():
             return
-        if mounts_at(self.mountpoint)[-1].device != self._device:
+        if is_covered(self._device, self.mountpoint):
             raise MountError(f"cannot unmount {self.mountpoint}: something else is mounted over it")
         try:
             if self._is_privileged:

@@ -98,6 +98,17 @@ def mounts_at(path: str) -> list[MountPoint]:
     return [m for m in mounts() if m.path == path]
 
 
+def is_mounted(device: str | None, path: str) -> bool:
+    """The file system `device` ("major:minor") is mounted at `path`, perhaps under another."""
+    return device is not None and any(m.device == device for m in mounts_at(path))
+
+
+def is_covered(device: str, path: str) -> bool:
+    """umount2(2) takes the topmost mount of a place: one that somebody put over ours is not ours to take."""
+    found = mounts_at(path)
+    return bool(found) and found[-1].device != device
+
+
 class MountTableWatch:
     """Becomes readable when the mount table of this process changes.
 

@@ -15,6 +15,8 @@ from nydus_app.linux.mount import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOSUID,
     MOUNT_ATTR_RDONLY,
+    is_covered,
+    is_mounted,
     mount_configured,
     mounts,
     mounts_at,
@@ -34,10 +36,12 @@ def why_not() -> str | None:
         return f"Linux {os.uname().release} cannot mount EROFS from files (6.12 can)"
     if os.geteuid() != 0:
         return "mounting EROFS needs root"
-    with open("/proc/filesystems", encoding="ascii") as f:
-        if not any(line.split()[-1] == "erofs" for line in f):
-            return "this kernel has no EROFS (modprobe erofs)"
-    return None
+    try:
+        with open("/proc/filesystems", encoding="ascii") as f:
+            has_erofs = any(line.split()[-1] == "erofs" for line in f)
+    except OSError as e:
+        return f"/proc/filesystems: {e.strerror}"
+    return None if has_erofs else "this kernel has no EROFS (modprobe erofs)"
 
 
 def why_not_from(path: str) -> str | None:
@@ -65,19 +69,25 @@ class ErofsMount:
             mount_configured("erofs", self._mountpoint, options, ATTRIBUTES)
         except OSError as e:
             raise MountError(f"cannot mount EROFS at {self._mountpoint}: {e.strerror}") from None
-        self._device = mounts_at(self._mountpoint)[-1].device
+        self.adopt()
 
     def adopt(self) -> None:
-        """It is mounted already, by a predecessor. Raises MountError where it is not."""
+        """It is mounted already. Raises MountError where it is not."""
         top = mounts_at(self._mountpoint)
         if not top or top[-1].fs_type != "erofs":
             raise MountError(f"no EROFS is mounted at {self._mountpoint}")
         self._device = top[-1].device
 
     def is_mounted(self) -> bool:
-        return self._device is not None and any(m.device == self._device for m in mounts_at(self._mountpoint))
+        return is_mounted(self._device, self._mountpoint)
 
     def unmount(self) -> None:
-        """Lazily; nothing happens where it is gone."""
-        if self.is_mounted():
+        """Lazily; nothing happens where it is gone. Raises MountError."""
+        if self._device is None or not self.is_mounted():
+            return
+        if is_covered(self._device, self._mountpoint):
+            raise MountError(f"cannot unmount {self._mountpoint}: something else is mounted over it")
+        try:
             unmount(self._mountpoint, MNT_DETACH)
+        except OSError as e:
+            raise MountError(f"cannot unmount {self._mountpoint}: {e.strerror}") from None
