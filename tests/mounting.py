@@ -117,7 +117,8 @@ class Mounts:
 
     def start(self, *command: object, mountpoint: Path, wait: bool = True, **popen: object) -> Daemon:
         """Run a command that mounts; returns when it is mounted or has ended."""
-        mountpoint.mkdir(parents=True, exist_ok=True)
+        if not is_mounted(mountpoint):  # a dead mount cannot be looked at
+            mountpoint.mkdir(parents=True, exist_ok=True)
         log = self._base / f"daemon{len(self._daemons)}.log"
         before = len(mounts_at(str(mountpoint)))
         with open(log, "wb") as output:

@@ -13,12 +13,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mounting import BIN, DEADLINE_S, Mounts, wait_for_mounts
+from mounting import BIN, DEADLINE_S, Daemon, Mounts, is_mounted, wait_for_mounts
 from nydus_app.daemon.attachment import private_dir
 from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
 from nydus_app.transports import erofs
@@ -223,3 +225,85 @@ def test_a_daemon_does_not_wait_for_itself_when_it_is_killed(
     assert files(tmp_path / "mnt")
     assert after.stop() == 0
     assert not os.path.exists(private_dir(str(tmp_path / "mnt")))
+
+
+@pytest.fixture
+def start(golden: Path, mounts: Mounts, tmp_path: Path, data_path: str) -> Callable[..., Daemon]:
+    """`nydus-run` at one mountpoint."""
+    words = [
+        "mode=fuse", f"mode.data_path={data_path}", "backend=localfs", f"backend.dir={golden / IMAGE / 'blobs'}",
+        f"bootstrap={golden / IMAGE / 'boot'}", f"mountpoint={tmp_path / 'mnt'}", f"cache.work_dir={tmp_path / 'cache'}",
+        "log.level=warn", "daemon.rlimit_nofile=0",
+    ]  # fmt: skip
+
+    def run(*, wait: bool = True) -> Daemon:
+        return mounts.start(BIN / "nydus-run", *words, mountpoint=tmp_path / "mnt", wait=wait)
+
+    return run
+
+
+def test_killed_at_any_moment_of_start_and_end(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """It is gone at once, and the next start finds whatever is left and takes it away."""
+    r = random.Random(1)
+    begun = time.monotonic()
+    assert start().stop() == 0
+    longest_s = time.monotonic() - begun
+    for round_ in range(KILLS):
+        daemon = start(wait=False)
+        if round_ % 4:
+            with suppress(subprocess.TimeoutExpired):
+                daemon.process.wait(r.uniform(longest_s / 4, longest_s))
+        else:
+            assert wait_for_mounts(lambda: is_mounted(tmp_path / "mnt"))
+            daemon.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                daemon.process.wait(r.uniform(0, 0.05))
+        if round_ % 2:
+            daemon.process.send_signal(signal.SIGSTOP)
+        daemon.process.kill()
+        daemon.process.wait(DEADLINE_S)
+    daemon = start()
+    assert files(tmp_path / "mnt")
+    assert daemon.stop() == 0
+    assert not mounts_at(str(tmp_path / "mnt"))
+    assert not os.path.exists(private_dir(str(tmp_path / "mnt")))
+
+
+def test_a_daemon_that_is_stopped_for_a_while_costs_its_readers_time_only(
+    start: Callable[..., Daemon], tmp_path: Path, digests: dict[bytes, str]
+) -> None:
+    daemon = start()
+    readers = Readers(tmp_path / "mnt", digests, 0)
+    readers.start()
+    readers.some_read.wait(DEADLINE_S)
+    daemon.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED | os.WNOWAIT)
+    done = readers.done
+    time.sleep(0.3)  # nothing tells that a reader waits
+    daemon.process.send_signal(signal.SIGCONT)
+    readers.join()
+    assert done < readers.done == 4 * len(digests)
+    assert (readers.wrong, readers.errors) == ([], [])
+    assert daemon.stop() == 0
+
+
+@pytest.mark.skipif(erofs.why_not() is not None, reason=erofs.why_not() or "")
+@pytest.mark.parametrize("data_path", ["erofs"], indirect=True)
+def test_of_two_that_start_at_one_mountpoint_one_serves(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Also where both find what a killed one left; the other says who is in its way."""
+    for round_ in range(KILLS):
+        if round_ % 2:
+            start().kill()
+        both = [start(wait=False), start(wait=False)]
+        ended = {os.pidfd_open(daemon.process.pid): daemon for daemon in both}
+        ready, _, _ = select.select(list(ended), [], [], DEADLINE_S)
+        (loser,) = [ended[fd] for fd in ready]
+        for fd in ended:
+            os.close(fd)
+        assert loser.process.wait() == 1
+        assert "is served by another daemon" in loser.output
+        (winner,) = set(both) - {loser}
+        assert wait_for_mounts(lambda: is_mounted(tmp_path / "mnt"))
+        assert files(tmp_path / "mnt")
+        assert winner.stop() == 0
+        assert not mounts_at(str(tmp_path / "mnt"))

@@ -7,10 +7,12 @@ The order is: `mount` (nothing answers yet) → the transport serves → `expose
 `expose` and `withdraw` may wait for answers of the transport: they run in a worker thread.
 """
 
+import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 import trio
@@ -26,6 +28,7 @@ from nydus_app.transports.device_copies import DeviceCopies
 from nydus_app.transports.erofs import ErofsMount
 
 RUN_DIR = "/run/nydus"
+TURN_DEADLINE_S = 5
 
 
 class Attachment(Protocol):
@@ -77,11 +80,43 @@ def private_dir(mountpoint: str) -> str:
     return os.path.join(RUN_DIR, hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16])
 
 
-def clear_left_behind(mountpoint: str) -> bool:
-    """Remove what a daemon that was killed left at `mountpoint`; True if there was anything.
+@contextmanager
+def turn() -> Iterator[None]:
+    """One daemon of this machine at a time: between looking at what is mounted and mounting, nobody else does.
+
+    Nothing that waits for another daemon's answer belongs in here. Raises MountError after TURN_DEADLINE_S.
+    """
+    try:
+        os.makedirs(RUN_DIR, mode=0o755, exist_ok=True)
+        fd = os.open(RUN_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # without privileges there is no EROFS, and no directory of ours
+        yield
+        return
+    try:
+        deadline = time.monotonic() + TURN_DEADLINE_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise MountError(f"another daemon has been mounting for {TURN_DEADLINE_S} s ({RUN_DIR})") from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_left_behind(mountpoint: str) -> bool:
+    """A daemon that was killed left something at `mountpoint`. Waits while one that lives there does not answer.
 
     Its EROFS still answers what the kernel has cached, so the crash is seen by the dead device mount.
     """
+    return is_dead(private_dir(mountpoint)) or is_dead(mountpoint)
+
+
+def clear_left_behind(mountpoint: str) -> bool:
+    """Remove what a daemon that was killed left at `mountpoint`; True if there was anything."""
     private = private_dir(mountpoint)
     found = False
     if is_dead(private):
@@ -227,5 +262,6 @@ class ErofsTree:
             if self._device is not None:
                 self._device.unmount()
                 self._device = None
-                with suppress(OSError):
+                # Not while a successor is about to mount there.
+                with suppress(OSError, MountError), turn():
                     os.rmdir(self._private)

@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 import trio
 
 from nydus_app.daemon import notify
-from nydus_app.daemon.attachment import Attachment, clear_left_behind
+from nydus_app.daemon.attachment import Attachment, clear_left_behind, is_left_behind, turn
 from nydus_app.daemon.handover import Inherited, Keeper, Session
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
@@ -129,9 +129,11 @@ class FuseDaemon:
             self._machine.fire(Event.TAKEOVER)
             return device
         mountpoint = self._attachment.mountpoint
-        if clear_left_behind(mountpoint):
-            log.warning("%s: removed the mount of a daemon that is gone", mountpoint)
-        device = self._attachment.mount()
+        is_left = is_left_behind(mountpoint)
+        with turn():
+            if is_left and clear_left_behind(mountpoint):
+                log.warning("%s: removed the mount of a daemon that is gone", mountpoint)
+            device = self._attachment.mount()
         self._machine.fire(Event.MOUNT)
         return device
 
