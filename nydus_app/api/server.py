@@ -1,8 +1,8 @@
 """uvicorn beside trio: the API on a Unix socket, served by a thread of its own.
 
-The web stack takes longer to import than a mount takes, so its thread imports it while the mount is
-already in use. The socket is bound under another name and renamed when it accepts, because a client
-that sees it connects at once (clients 1.6). Idle connections are never closed by us: containerd's
+The web stack takes longer to import than a mount takes, and half of the daemon's memory, so it is imported when
+the first client connects, who waits for that in the socket's backlog. The socket is bound under another name and
+renamed when it listens, because a client that sees it connects at once (clients 1.6). Idle connections are never closed by us: containerd's
 snapshotter keeps one to learn of the daemon's death. A socket's path may have all 107 bytes that the kernel
 takes, so the other name is bound through a descriptor of the directory.
 """
@@ -51,29 +51,38 @@ async def serve_api(daemon: DaemonPort, path: str) -> AsyncIterator[None]:
 async def _serving(daemon: DaemonPort, path: str, temporary: str) -> AsyncIterator[None]:
     listener = _listen(path, temporary)
     try:
-        server = await trio.to_thread.run_sync(_make_server, daemon, Bridge())
-        thread = threading.Thread(
-            target=server.run, kwargs={"sockets": [listener]}, name="nydus-http-server", daemon=True
-        )
-        thread.start()
         try:
             os.rename(temporary, path)
         except OSError as e:
             raise ConfigFileError(f"api.sock {path}: {e.strerror}") from None
         identity = _identity(path)
         try:
-            yield
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_serve_when_asked, daemon, listener)
+                yield
+                nursery.cancel_scope.cancel()
         finally:
             if _identity(path) == identity:
                 with suppress(OSError):
                     os.unlink(path)
-            server.should_exit = True
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(thread.join, SHUTDOWN_S)
     finally:
         listener.close()
         with suppress(OSError):
             os.unlink(temporary)
+
+
+async def _serve_when_asked(daemon: DaemonPort, listener: socket.socket) -> None:
+    """From the first connection on, until cancelled."""
+    await trio.lowlevel.wait_readable(listener)
+    server = await trio.to_thread.run_sync(_make_server, daemon, Bridge(), abandon_on_cancel=True)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="nydus-http-server", daemon=True)
+    thread.start()
+    try:
+        await trio.sleep_forever()
+    finally:
+        server.should_exit = True
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(thread.join, SHUTDOWN_S)
 
 
 def _listen(path: str, temporary: str) -> socket.socket:
