@@ -1,7 +1,8 @@
 """Decompressors of chunks and tables. Input is untrusted, output size is known beforehand.
 
 Every function returns exactly `size` bytes or raises CorruptChunk; none allocates more than that.
-The codecs release the GIL on inputs of chunk size.
+The codecs release the GIL on inputs of chunk size. Their libraries are imported with the first data to decompress:
+a start reads none, and an image uses one of them.
 """
 
 import zlib
@@ -9,17 +10,20 @@ from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
-
-import lz4.block
-import zstandard
+from typing import TYPE_CHECKING
 
 from nydus_app.errors import CorruptChunk
 from nydus_app.formats.rafs.values import Compressor
 
+if TYPE_CHECKING:
+    import zstandard
+
 Buffer = bytes | bytearray | memoryview
 
 
-def _zstd(data: Buffer, size: int, context: zstandard.ZstdDecompressor) -> bytes:
+def _zstd(data: Buffer, size: int, context: "zstandard.ZstdDecompressor") -> bytes:
+    import zstandard
+
     try:
         declared = zstandard.frame_content_size(data)
         # A frame that declares another size would make the library allocate that much.
@@ -31,6 +35,8 @@ def _zstd(data: Buffer, size: int, context: zstandard.ZstdDecompressor) -> bytes
 
 
 def _lz4_block(data: Buffer, size: int) -> bytes:
+    import lz4.block
+
     try:
         return lz4.block.decompress(data, uncompressed_size=size)
     except (lz4.block.LZ4BlockError, ValueError) as e:
@@ -55,6 +61,8 @@ def decompress_zstd_frames(raw: Buffer, frames: Sequence[tuple[int, int]], sizes
     """Frames at (offset, size) of `raw` in one call of the codec, which holds no lock for as long; `sizes` are
     those of their contents. Raises CorruptChunk for all of them if one is damaged.
     """
+    import zstandard
+
     segments = zstandard.BufferWithSegments(raw, array("Q", chain.from_iterable(frames)).tobytes())
     try:
         found = zstandard.ZstdDecompressor().multi_decompress_to_buffer(
@@ -83,6 +91,8 @@ class Decompressor:
 def _function(compressor: Compressor) -> Callable[[Buffer, int], Buffer]:
     match compressor:
         case Compressor.zstd:
+            import zstandard
+
             return partial(_zstd, context=zstandard.ZstdDecompressor())
         case Compressor.lz4_block:
             return _lz4_block

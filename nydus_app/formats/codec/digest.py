@@ -1,9 +1,9 @@
-"""Digests and checksums of uncompressed chunk data (rafs-format 9.2, 9.3)."""
+"""Digests and checksums of uncompressed chunk data (rafs-format 9.2, 9.3).
+
+As with the codecs, libraries are imported with the first data.
+"""
 
 import hashlib
-
-import blake3
-import google_crc32c
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Digester
@@ -13,11 +13,15 @@ def digest(digester: Digester, data: Buffer) -> bytes:
     """32 bytes."""
     if digester is Digester.sha256:
         return hashlib.sha256(data).digest()
+    import blake3
+
     return blake3.blake3(data).digest()
 
 
 def crc32c(data: Buffer) -> int:
     """CRC-32C (Castagnoli), not zip's CRC-32."""
+    import google_crc32c
+
     return google_crc32c.value(data if isinstance(data, bytes) else bytes(data))
 
 
@@ -25,6 +29,8 @@ class Fingerprint:
     """BLAKE3 of much data at once, by all cores: what tells whether a whole file is the one that was seen before."""
 
     def __init__(self) -> None:
+        import blake3
+
         self._hasher = blake3.blake3(max_threads=blake3.blake3.AUTO)
         self.update = self._hasher.update
         self.digest = self._hasher.digest
