@@ -57,7 +57,7 @@ def build_backend(options: object) -> Backend:
 
 
 def examine(tree: Tree) -> None:
-    """What a start would find wrong with the image, the cache directory or the data path; nothing is changed.
+    """What a start would find wrong with the image or the cache directory; nothing is changed.
 
     Raises NydusError.
     """

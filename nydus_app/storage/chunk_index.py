@@ -7,7 +7,6 @@ data; a `.blob.meta` that somebody else wrote is taken if its header fits the bl
 
 import logging
 import os
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -52,10 +51,6 @@ class ChunkIndex(Protocol):
 
     def end_of(self, index: int) -> int:
         """Uncompressed offset behind a chunk of the table."""
-        ...
-
-    def first_behind(self, first: int, end: int) -> int:
-        """The first chunk at or behind `first` that does not end before the uncompressed offset `end`, or the length."""
         ...
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
@@ -110,9 +105,6 @@ class RecordedIndex:
     def end_of(self, index: int) -> int:
         assert self._order is not None
         return self._order.end_of(index)
-
-    def first_behind(self, first: int, end: int) -> int:
-        return bisect_right(range(len(self)), end, lo=first, key=self.end_of)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         assert self._order is not None
@@ -169,9 +161,6 @@ class CompressionInfoIndex:
     def end_of(self, index: int) -> int:
         start, size = self.extent_of(index)
         return start + size
-
-    def first_behind(self, first: int, end: int) -> int:
-        return bisect_right(range(len(self)), end, lo=first, key=self.end_of)
 
     def start_of(self, index: int) -> int:
         """Uncompressed offset of a chunk, ascending with its index."""

@@ -11,6 +11,7 @@ background's nursery; one that is cancelled gives its flights up, and whoever wa
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -162,7 +163,8 @@ class ChunkFetcher:
         here, end = index.end_of(last), len(index)
         while stream.frontier < end and (begins := index.end_of(stream.frontier - 1)) - here < self._lookahead:
             first = stream.frontier
-            stream.frontier = max(index.first_behind(first, begins + self._batch_size), first + 1)
+            within = bisect_right(range(end), begins + self._batch_size, lo=first, key=index.end_of)
+            stream.frontier = max(within, first + 1)
             cold = [i for i in range(first, stream.frontier) if not self._skip(i)]
             if cold:
                 try:

@@ -33,9 +33,6 @@ class Table(RecordedIndex):
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         return chunks(indexes)
 
-    def first_behind(self, first: int, end: int) -> int:
-        return max(first, end // SIZE)
-
 
 def chunk(i: int) -> Chunk:
     data = DATA[i * SIZE :][:SIZE]

@@ -8,6 +8,7 @@ from nydus_app.formats.codec.digest import crc32c, digest
 from nydus_app.formats.rafs.values import Blob, Chunk, Compressor
 
 TOGETHER = 4
+"""So many small chunks are worth a call for all of them."""
 
 Decoded = dict[int, Buffer | NydusError]
 """By chunk index: the data, or why there are none."""
@@ -30,7 +31,7 @@ def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> N
 def decode_chunks(blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, *, validate: bool) -> Decoded:
     """Verified uncompressed data of `chunks`, each by itself, from `raw`, the blob's bytes from `offset` on."""
     view = memoryview(raw)
-    codec = Decompressor(blob.compressor)
+    codec: Decompressor | None = None  # whose context is not made where all was decompressed together
     contents = _decompress_together(blob, chunks, raw, offset)
     decoded: Decoded = {}
     for chunk in chunks:
@@ -40,6 +41,7 @@ def decode_chunks(blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int,
             if data is None:
                 data = view[start : start + chunk.compressed_size]
                 if chunk.is_compressed:
+                    codec = codec or Decompressor(blob.compressor)
                     data = codec.decompress(data, chunk.uncompressed_size)
             verify_chunk(blob, chunk, data, validate=validate)
         except CorruptChunk as e:
