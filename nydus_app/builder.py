@@ -366,8 +366,10 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
         inherited=inherited,
         keeper=keeper,
     )
-    gc.enable()
-    trio.run(daemon.run)
+    with daemon.opened():
+        loop = trio.run  # loads it
+        gc.enable()
+        loop(daemon.run)
     log.info("nydusd quits")
     return 0
 

@@ -18,17 +18,6 @@ def end(prefix: str, error: NydusError) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def open_standard_streams() -> None:
-    """Who starts us with one of them closed would get it back as /dev/fuse, or as a cache file."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
-
-
 def innermost(error: BaseException) -> BaseException:
     """A nursery wraps what one task raises; a person wants to know the one."""
     while isinstance(error, BaseExceptionGroup):
@@ -46,7 +35,6 @@ def guarded(prefix: str, main: Callable[[], int]) -> NoReturn:
     try:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        open_standard_streams()
         hold_log()
         sys.exit(main())
     except NydusError as e:

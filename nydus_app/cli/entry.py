@@ -3,7 +3,9 @@
 `guarded` (`ending.py`) gives the signal back to Python as soon as there is something to undo.
 """
 
+import os
 import signal
+import sys
 
 
 def _end_quietly() -> None:
@@ -12,22 +14,44 @@ def _end_quietly() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def nydusd() -> None:
+def open_standard_streams() -> None:
+    """Who starts us with one of them closed would get it back as /dev/fuse, or as a cache file."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
+def _begin() -> None:
     _end_quietly()
+    open_standard_streams()
+
+
+def nydusd() -> None:
+    _begin()
+    from nydus_app.cli.late_module import load_late
+
+    load_late("trio")
     from nydus_app.cli.nydusd import main
 
     main()
 
 
 def nydus_run() -> None:
-    _end_quietly()
+    _begin()
+    from nydus_app.cli.late_module import load_late
+
+    load_late("trio")
     from nydus_app.cli.run import main
 
     main()
 
 
 def nydus_bench() -> None:
-    _end_quietly()
+    _begin()
     from nydus_app.cli.bench import main
 
     main()

@@ -8,16 +8,19 @@
 Concurrency: all state belongs to the trio thread; the API's thread comes in through its bridge.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 
 import trio
 
 from nydus_app.daemon import notify
 from nydus_app.daemon.attachment import Attachment, clear_left_behind, is_left_behind, turn
+from nydus_app.daemon.exposure import Exposure
 from nydus_app.daemon.handover import Inherited, Keeper, Session
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
@@ -31,6 +34,9 @@ from nydus_app.transports.port import Transport
 log = logging.getLogger("nydus.daemon")
 
 UNMOUNT_DEADLINE_S = 10
+
+EXPOSURE_S = 1.0
+"""So long the loop waits for the mountpoint, which is to show the tree before trio is imported; then it waits within."""
 
 MakeTransport = Callable[[FileSystem, FuseDevice, Settings | None], Transport]
 """The settings are those of a session that is taken over."""
@@ -81,7 +87,6 @@ class FuseDaemon:
         self._id = id
         self._supervisor = supervisor
         self._machine = StateMachine()
-        self._stopping = trio.Event()
         self._mounts: list[MountInfo] = []
         self._failure: Exception | None = None
 
@@ -106,20 +111,52 @@ class FuseDaemon:
 
     # ---- life ---------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Until stopped. Raises MountError, or whatever ended the service; leaves no mount."""
-        with trio.open_signal_receiver(*_ending_signals()) as signals:
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Mounted, and answering what need not wait; `run` is for inside. Raises MountError; leaves no mount.
+
+        What ends a daemon waits meanwhile for `run`.
+        """
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ending_signals())
+        try:
+            self._device = device = self._mount()
             try:
-                device = self._mount()
+                settings = self._inherited.session.settings if self._inherited else None
+                self._transport = self._make_transport(self._attachment.filesystem, device, settings)
                 try:
-                    await self._serve(device, signals)
+                    self._expose()
+                    yield
                 finally:
-                    device.close()
-            except* NydusError as group:
-                # One error ends the daemon; which nursery it passed is of no interest to a person.
-                self._failure = _first(group)
+                    self._transport.close()
             finally:
-                self._attachment.close()
+                self._attachment.withdraw()
+                device.close()
+        finally:
+            self._attachment.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _expose(self) -> None:
+        def expose() -> None:
+            # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
+            self._device.wait_until_served()
+            self._device.raise_read_ahead()
+            self._attachment.expose()
+
+        is_answering = self._transport.begin()
+        self._exposure = Exposure(expose)
+        if is_answering:
+            self._exposure.wait(EXPOSURE_S)
+
+    async def run(self) -> None:
+        """Until stopped. Raises MountError, or whatever ended the service."""
+        self._stopping = trio.Event()
+        try:
+            with trio.open_signal_receiver(*_ending_signals()) as signals:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ending_signals())
+                await self._serve(signals)
+        except* NydusError as group:
+            # One error ends the daemon; which nursery it passed is of no interest to a person.
+            self._failure = _first(group)
         if self._failure is not None:
             raise self._failure
 
@@ -137,37 +174,28 @@ class FuseDaemon:
         self._machine.fire(Event.MOUNT)
         return device
 
-    async def _serve(self, device: FuseDevice, signals: AsyncIterator[int]) -> None:
-        try:
-            settings = self._inherited.session.settings if self._inherited else None
-            transport = self._make_transport(self._attachment.filesystem, device, settings)
+    async def _serve(self, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_on_signal, signals)
+            nursery.start_soon(self._run_transport)
+            if self._inherited:
+                self._transport.resend()
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._stop_on_signal, signals)
-                    nursery.start_soon(self._run_transport, transport)
-                    if self._inherited:
-                        transport.resend()
-                    try:
-                        await self._be_ready(device, transport, nursery)
-                    finally:
-                        await self._withdraw()
-                    nursery.cancel_scope.cancel()
+                await self._be_ready(nursery)
             finally:
-                transport.close()
-        finally:
-            self._attachment.withdraw()
+                await self._withdraw()
+            nursery.cancel_scope.cancel()
 
-    async def _be_ready(self, device: FuseDevice, transport: Transport, nursery: trio.Nursery) -> None:
-        # The first answer comes after INIT, which would set the read-ahead back to the kernel's default.
-        await trio.to_thread.run_sync(device.wait_until_served, abandon_on_cancel=True)
-        device.raise_read_ahead()
-        await trio.to_thread.run_sync(self._attachment.expose)
+    async def _be_ready(self, nursery: trio.Nursery) -> None:
+        if not self._exposure.wait(0):
+            await trio.to_thread.run_sync(self._exposure.wait)
+        self._exposure.result()
         nursery.start_soon(self._attachment.work, self._unmounted)
-        if self._keeper is not None and transport.settings is not None:
+        if self._keeper is not None and self._transport.settings is not None:
             attachment = self._attachment
             self._keeper.keep(
-                device.fd,
-                Session(attachment.mountpoint, attachment.data_path, transport.settings, attachment.served),
+                self._device.fd,
+                Session(attachment.mountpoint, attachment.data_path, self._transport.settings, attachment.served),
             )
         self._mounts = [view._replace(mounted_time=utc_now()) for view in self._views]
         self._machine.fire(Event.START)
@@ -195,10 +223,10 @@ class FuseDaemon:
             log.info("%s was unmounted", self._attachment.mountpoint)
         self._stopping.set()
 
-    async def _run_transport(self, transport: Transport) -> None:
+    async def _run_transport(self) -> None:
         """The end of the transport is the end of the daemon, whatever ended it."""
         try:
-            await transport.serve()
+            await self._transport.serve()
         except Exception as e:
             self._failure = e
             log.exception("the FUSE session failed")

@@ -5,9 +5,12 @@ information, which is fetched with the first cold read and kept as `<blob id>.bl
 data; a `.blob.meta` that somebody else wrote is taken if its header fits the blob.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import trio
@@ -121,7 +124,10 @@ class CompressionInfoIndex:
         self._path = path
         self._record_of = record_of
         self._table: ChunkTable | None = None
-        self._loading = trio.Lock()
+
+    @cached_property
+    def _loading(self) -> trio.Lock:
+        return trio.Lock()
 
     async def load(self) -> None:
         if self._table is not None:

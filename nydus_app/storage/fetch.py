@@ -10,6 +10,8 @@ claim there is no checkpoint, so a chunk has one owner (see `inflight`). Request
 background's nursery; one that is cancelled gives its flights up, and whoever waited tries himself.
 """
 
+from __future__ import annotations
+
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence

@@ -26,7 +26,7 @@ class DeviceCopies:
         self._fd = -1
         self._answered: deque[tuple[int, int]] = deque()
         self._bytes = 0
-        self._wake = trio.Event()
+        self._wake: trio.Event | None = None
 
     def ask(self) -> int:
         """A descriptor for `take`. Blocks until the transport has answered (`linux/apart.py`). Raises OSError.
@@ -52,11 +52,12 @@ class DeviceCopies:
         else:
             self._answered.append((offset, size))
         self._bytes += size
-        if self._bytes > KEPT_BYTES + DROPPED_BYTES:
+        if self._wake is not None and self._bytes > KEPT_BYTES + DROPPED_BYTES:
             self._wake.set()
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._wake = trio.Event()
         while True:
             await self._wake.wait()
             self._wake = trio.Event()

@@ -105,10 +105,17 @@ class FuseSession:
 
         Never raises, and waits only for `FileSystem.read`; the body is not looked at after that.
         """
+        if request.opcode != Opcode.READ:
+            return self.answer_now(request)
+        try:
+            return await self._read(request)
+        except Exception as e:
+            return [replies.encode_error(request.unique, errno_of(e, _name(Opcode.READ)))]
+
+    def answer_now(self, request: Request) -> Parts:
+        """As `answer`, of everything but a READ."""
         opcode, unique = request.opcode, request.unique
         try:
-            if opcode == Opcode.READ:
-                return await self._read(request)
             handler = self._handlers.get(opcode)
             if handler is not None:
                 return [handler(request)]

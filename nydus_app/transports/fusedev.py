@@ -4,47 +4,38 @@ One task leads: it takes the next request and answers it. A request that has to 
 that are not here yet) keeps its task, and another one leads from then on; a request that need not
 wait costs no task. So nothing that a backend does, or never does, holds up who asks for something else.
 
-Concurrency: all of it belongs to one trio thread. The leader alone reads the device, into the one
-buffer; the codec copies out of it whatever is used after the first wait.
+Concurrency: all of it belongs to one trio thread, but what happens between `begin` and `serve`
+(`early_answers`). The leader alone takes messages.
 """
 
-import errno
+from __future__ import annotations
+
 import logging
-import os
 import types
-from collections.abc import Callable, Coroutine, Generator, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from functools import cached_property
 from typing import Any, TypeVar
 
 import trio
 
 from nydus_app.errors import ProtocolViolation
 from nydus_app.filesystems.port import FileSystem
-from nydus_app.formats.codec.compress import Buffer
 from nydus_app.protocols.fuse.init import Settings
-from nydus_app.protocols.fuse.replies import encode_error, encode_resend
 from nydus_app.protocols.fuse.requests import decode_request
-from nydus_app.transports.fuse_session import MAX_WRITE, FuseSession
+from nydus_app.transports.early_answers import EarlyAnswers
+from nydus_app.transports.fuse_channel import FuseChannel
+from nydus_app.transports.fuse_session import FuseSession
 
 log = logging.getLogger("nydus.fuse")
 
 T = TypeVar("T")
-
-BUFFER_SIZE = MAX_WRITE + 4096
-"""The kernel wants room for a WRITE with its headers."""
 
 MAX_WAITING = 1024
 """Requests that may wait at a time; then the next one is taken when one of them is answered."""
 
 FAIR = 32
 """Requests in a row before other tasks (the API, replies that threads have ready) get their turn."""
-
-MAX_PARTS = 1024
-"""IOV_MAX."""
-
-UNMOUNTED = (errno.ENODEV, errno.ECONNABORTED)
-AGAIN = (errno.EINTR, errno.ENOENT)
-"""A signal; a request that was withdrawn while it was read."""
 
 
 class FusedevTransport:
@@ -56,9 +47,9 @@ class FusedevTransport:
 
     def __init__(self, filesystem: FileSystem, fd: int, settings: Settings | None = None) -> None:
         self._session = FuseSession(filesystem, settings)
-        self._fd = fd
-        self._buffer = memoryview(bytearray(BUFFER_SIZE))
-        self._scope = trio.CancelScope()
+        self._channel = FuseChannel(fd)
+        self._early: EarlyAnswers | None = None
+        self._postponed: deque[memoryview] = deque()
         self._waiting = 0
         self._is_led = True
         self._in_a_row = 0
@@ -68,25 +59,36 @@ class FusedevTransport:
         """What INIT has agreed upon, None before."""
         return self._session.settings
 
+    def begin(self) -> bool:
+        self._early = EarlyAnswers(self._session, self._channel)
+        return True
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
-        os.set_blocking(self._fd, False)
+        self._end_early()
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._lead, nursery)
+
+    @cached_property
+    def _scope(self) -> trio.CancelScope:
+        return trio.CancelScope()
+
+    def _end_early(self) -> None:
+        if self._early is not None:
+            self._postponed.extend(self._early.end())
+            self._early = None
 
     def stop(self) -> None:
         self._scope.cancel()
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Whoever still waits gets no answer: the descriptor is about to be closed."""
+        self._end_early()
 
     def resend(self) -> None:
         """Have the kernel send again what it has sent and got no reply to (Linux 6.9)."""
-        try:
-            os.write(self._fd, encode_resend())
-        except OSError as e:
-            log.warning("this kernel does not send again what was in flight (%s)", e.strerror)
+        self._channel.resend()
 
     async def _lead(self, nursery: trio.Nursery) -> None:
         """Answer requests until one of them has made another task the leader."""
@@ -110,7 +112,7 @@ class FusedevTransport:
             except ProtocolViolation as e:
                 log.error("%s", e)
                 continue
-            self._reply(request.unique, await _told(self._session.answer(request), hand_over))
+            self._channel.reply(request.unique, await _told(self._session.answer(request), hand_over))
             if not leads:
                 self._waiting -= 1
                 leads, self._is_led = not self._is_led, True
@@ -121,31 +123,12 @@ class FusedevTransport:
         if self._in_a_row > FAIR:
             self._in_a_row = 0
             await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                return self._buffer[: os.readv(self._fd, [self._buffer])]
-            except BlockingIOError:
-                self._in_a_row = 0
-                await trio.lowlevel.wait_readable(self._fd)
-            except OSError as e:
-                if e.errno in UNMOUNTED:
-                    return self._buffer[:0]
-                if e.errno not in AGAIN:
-                    raise
-
-    def _reply(self, unique: int, parts: Sequence[Buffer]) -> None:
-        if not parts:
-            return
-        if len(parts) > MAX_PARTS:
-            parts = [parts[0], b"".join(parts[1:])]
-        try:
-            os.writev(self._fd, parts)
-        except OSError as e:
-            if e.errno in (errno.ENOENT, *UNMOUNTED):  # nobody waits any more
-                return
-            log.error("the kernel refuses a reply: %s", e.strerror)
-            with suppress(OSError):
-                os.write(self._fd, encode_error(unique, errno.EIO))
+        if self._postponed:
+            return self._postponed.popleft()
+        while (message := self._channel.take()) is None:
+            self._in_a_row = 0
+            await trio.lowlevel.wait_readable(self._channel.fd)
+        return message
 
 
 @types.coroutine

@@ -162,6 +162,10 @@ class LibfuseTransport:
         # libfuse closes its descriptor with the session; the device keeps its own.
         pyfuse3.init(_Handlers(filesystem), f"/dev/fd/{os.dup(device.fd)}", set())
 
+    def begin(self) -> bool:
+        """pyfuse3 answers in trio's loop only."""
+        return False
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
         await pyfuse3.main()

@@ -6,6 +6,10 @@ from nydus_app.protocols.fuse.init import Settings
 
 
 class Transport(Protocol):
+    def begin(self) -> bool:
+        """Answer from now on, in a thread, what need not wait: once, before `serve`. False where only `serve` answers."""
+        ...
+
     async def serve(self) -> None:
         """Answer requests until there are no more (unmounted) or `stop` is called."""
         ...

@@ -6,6 +6,7 @@ import socket
 import stat
 import struct
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -117,6 +118,51 @@ async def test_messages_that_are_none_are_passed_over(caplog: pytest.LogCaptureF
         kernel.send(message(Opcode.STATFS, unique=9))
         assert (await kernel.reply())[:2] == (9, 0)
     assert len(caplog.records) == 4
+
+
+def answered_by(ours: socket.socket) -> tuple[int, int, bytes]:
+    """`unique`, errno, data of the next reply."""
+    data = ours.recv(1 << 20)
+    _, number, unique = struct.unpack_from("=IiQ", data)
+    return unique, -number, data[16:]
+
+
+def test_before_the_loop_all_but_reads_are_answered() -> None:
+    fs = MemoryFileSystem()
+    ino = fs.add(ROOT, b"file", FILE, b"content")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(DEADLINE_S)
+    with ours, theirs:
+        transport = FusedevTransport(fs, theirs.fileno())
+        for data in (read_of(5, ino), message(Opcode.LOOKUP, b"file\0", unique=6), b"x", read_of(7, ino)):
+            ours.send(data)
+        assert transport.begin()
+        assert answered_by(ours)[:2] == (6, 0)
+        ours.send(message(Opcode.LOOKUP, b"none\0", unique=8))
+        assert answered_by(ours)[:2] == (8, 0)
+
+        async def loop() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(transport.serve)
+                for unique in (5, 7):
+                    assert await trio.to_thread.run_sync(answered_by, ours) == (unique, 0, b"content")
+                transport.stop()
+
+        trio.run(loop)
+        transport.close()
+    assert fs.asked["read", ino] == 2
+
+
+def test_early_answers_end_without_a_loop() -> None:
+    for hangs_up in (False, True):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            transport = FusedevTransport(MemoryFileSystem(), theirs.fileno())
+            transport.begin()
+            if hangs_up:
+                ours.shutdown(socket.SHUT_RDWR)
+            transport.close()
+    assert "early-answers" not in {t.name for t in threading.enumerate()}
 
 
 @in_trio

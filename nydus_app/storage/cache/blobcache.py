@@ -4,10 +4,13 @@ A directory that cannot be written, or a full disk, costs no reader anything: ch
 the fetch straight to the reader, with one warning.
 """
 
+from __future__ import annotations
+
 import fcntl
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import trio
 
@@ -54,7 +57,6 @@ class BlobCache:
         self._work_dir = work_dir
         self._validate = validate
         self._file: DataFile | None = None
-        self._opening = trio.Lock()
         self._is_kept = True
         self._ready = bytearray(blob.chunk_count)
         self._fetcher = ChunkFetcher(
@@ -121,6 +123,10 @@ class BlobCache:
         end = chunk.uncompressed_offset + chunk.uncompressed_size
         if chunk.index >= blob.chunk_count or end > -(-blob.uncompressed_size // BLOCK) * BLOCK:
             raise InvalidImage(f"chunk {chunk.index} lies outside of blob {blob.id}")
+
+    @cached_property
+    def _opening(self) -> trio.Lock:
+        return trio.Lock()
 
     async def _open(self) -> None:
         async with self._opening:
