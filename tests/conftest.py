@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Shells start background jobs with it ignored, and whatever is started here would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "mounts: needs root and /dev/fuse")
 
 

@@ -16,7 +16,6 @@ CLASSIC = ["--localfs-dir", IMAGE / "blobs", "--bootstrap", IMAGE / "boot"]
 
 INTERRUPTED = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs with it ignored
 from nydus_app.cli import entry
 
 class CtrlC:

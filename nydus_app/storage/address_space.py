@@ -4,7 +4,7 @@ This is what the kernel's EROFS reads when the blob is one of its devices: chunk
 addresses, and between a chunk's end and the next block zeros, which no file shows.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,6 +17,12 @@ from nydus_app.storage.device import pread_ready
 
 BLOCK = 4096
 ZEROS = memoryview(bytes(BLOCK))
+
+UNKNOWN, FOLLOWED, ALONE = b"\0", b"\1", b"\2"
+"""What is known of a chunk: whether the next one follows it at once."""
+
+MAX_CHAIN_BYTES = 64 << 20
+"""Uncompressed bytes that are looked at in one go, more than any chunk has."""
 
 
 class Extent(NamedTuple):
@@ -42,6 +48,11 @@ class Places(Protocol):
         """Those that cover [offset, end) without a gap. Raises InvalidImage where no chunk lies."""
         ...
 
+    def run(self, offset: int, end: int) -> tuple[int, int] | None:
+        """First and last of the chunks whose addresses cover [offset, end), if those are their places, padding
+        included, in the cache's file; None where that is not so, or not known."""
+        ...
+
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         """The located chunks, with their digests where the image has them. Raises InvalidImage."""
         ...
@@ -56,6 +67,28 @@ class AlignedPlaces:
         self.load = index.load
         self.chunks = index.chunks
         self.size = -(-blob.uncompressed_size // BLOCK) * BLOCK
+        self._follows = bytearray()
+
+    def run(self, offset: int, end: int) -> tuple[int, int] | None:
+        index = self._index
+        numbers = range(len(index))
+        first = max(bisect_right(numbers, offset, key=index.start_of) - 1, 0)
+        last = bisect_left(numbers, end, lo=first, key=index.start_of) - 1
+        if last < first or not self._is_without_gap(first, last):
+            return None
+        start, (begin, size) = index.start_of(first), index.extent_of(last)
+        return (first, last) if start <= offset and end <= begin + size + -size % BLOCK else None
+
+    def _is_without_gap(self, first: int, last: int) -> bool:
+        """Each chunk from `first` on is followed at once by the next, up to `last`. Looked up once for each."""
+        if not self._follows:
+            self._follows = bytearray(len(self._index))
+        while (unknown := self._follows.find(UNKNOWN, first, last)) >= 0:
+            chain = len(self._index.extents(unknown, self._index.start_of(unknown) + MAX_CHAIN_BYTES))
+            self._follows[unknown : unknown + chain - 1] = FOLLOWED * (chain - 1)
+            if chain == 1:
+                self._follows[unknown : unknown + 1] = ALONE
+        return self._follows.find(ALONE, first, last) < 0
 
     def extents(self, offset: int, end: int) -> list[Extent]:
         first = max(bisect_right(range(len(self._index)), offset, key=self._index.start_of) - 1, 0)
@@ -89,6 +122,9 @@ class AddressSpace:
         if offset >= end:
             return []
         await self._places.load()
+        if (run := self._places.run(offset, end)) is not None and self._cache.are_ready(*run):
+            self._cache.follow(*run)
+            return [await pread_ready(self._cache.data_fd(), end - offset, offset)]
         extents = self._places.extents(offset, end)
         self._cache.follow(extents[0].index, extents[-1].index)
         missing = [e.index for e in extents if not self._cache.is_ready(e.index)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nydus_app.errors import CorruptChunk, NydusError
 from nydus_app.formats.codec.compress import Buffer, Decompressor, decompress_zstd_frames
-from nydus_app.formats.codec.digest import crc32c, digest
+from nydus_app.formats.codec.digest import checksum, digest
 from nydus_app.formats.rafs.values import Blob, Chunk, Compressor
 
 TOGETHER = 4
@@ -24,7 +24,7 @@ def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> N
             raise CorruptChunk("it has no digest to validate against (cache.validate=false reads it unchecked)")
         if digest(blob.digester, data) != chunk.digest:
             raise CorruptChunk(f"its data do not match its {blob.digester.name} digest")
-    elif chunk.crc32c is not None and crc32c(data) != chunk.crc32c:
+    elif chunk.crc32c is not None and checksum(data) != chunk.crc32c:
         raise CorruptChunk("its data do not match its crc32c")
 
 

@@ -18,11 +18,11 @@ def digest(digester: Digester, data: Buffer) -> bytes:
     return blake3.blake3(data).digest()
 
 
-def crc32c(data: Buffer) -> int:
+def checksum(data: Buffer) -> int:
     """CRC-32C (Castagnoli), not zip's CRC-32."""
-    import google_crc32c
+    import crc32c
 
-    return google_crc32c.value(data if isinstance(data, bytes) else bytes(data))
+    return crc32c.crc32c(data)
 
 
 class Fingerprint:

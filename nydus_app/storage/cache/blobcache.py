@@ -67,6 +67,9 @@ class BlobCache:
     def is_ready(self, index: int) -> bool:
         return index < len(self._ready) and bool(self._ready[index])
 
+    def are_ready(self, first: int, last: int) -> bool:
+        return last < len(self._ready) and self._ready.find(0, first, last + 1) < 0
+
     def is_kept(self, index: int) -> bool:
         """It lies in the file, though perhaps not verified yet."""
         return self.is_ready(index) or (self._file is not None and self._file.is_set(index))
@@ -168,8 +171,7 @@ class BlobCache:
     def _verify(self, file: DataFile, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             try:
-                data = os.pread(file.fd, chunk.uncompressed_size, chunk.uncompressed_offset)
-                verify_chunk(self._blob, chunk, data, validate=True)
+                verify_chunk(self._blob, chunk, file.read(chunk.uncompressed_offset, chunk.uncompressed_size), validate=True)
             except (CorruptChunk, OSError) as e:
                 log.warning("chunk %d of blob %s in the cache is fetched anew: %s", chunk.index, self._blob.id, e)
                 self._forget(file, chunk)

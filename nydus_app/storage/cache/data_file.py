@@ -69,6 +69,14 @@ class DataFile:
                 more = os.pwrite(self.fd, rest, offset + done)
                 rest, done = rest[more:], done + more
 
+    def read(self, offset: int, size: int) -> bytes:
+        """A chunk as somebody has left it; where nothing may follow it in its page, zeros do. Raises OSError."""
+        padding = -size % PAGE if self._is_aligned else 0
+        data = os.pread(self.fd, size + padding, offset)
+        if any(data[size:]):
+            os.pwrite(self.fd, bytes(padding), offset + size)
+        return data[:size]
+
     def mark(self, indexes: Sequence[int]) -> None:
         """Set the bits of chunks whose data have been written. Raises OSError."""
         with self._marking:

@@ -46,6 +46,9 @@ class DummyCache:
     def is_ready(self, index: int) -> bool:
         return False
 
+    def are_ready(self, first: int, last: int) -> bool:
+        return False
+
     def is_kept(self, index: int) -> bool:
         return False
 

@@ -16,6 +16,10 @@ class ChunkCache(Protocol):
         """The chunk lies in the data file, verified as configured. Never waits."""
         ...
 
+    def are_ready(self, first: int, last: int) -> bool:
+        """`is_ready` of all chunks from `first` to `last`."""
+        ...
+
     def follow(self, first: int, last: int) -> None:
         """Somebody reads chunks `first` to `last`: who reads on and on is fetched ahead of. Never waits."""
         ...

@@ -1,0 +1,53 @@
+"""The short cut through the address space of a blob says what the long way says."""
+
+import random
+import struct
+from types import SimpleNamespace
+
+import pytest
+
+from nydus_app.errors import InvalidImage
+from nydus_app.formats.blob.compression_info import ChunkTable
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester
+from nydus_app.storage.address_space import BLOCK, AlignedPlaces
+from nydus_app.storage.chunk_index import CompressionInfoIndex
+
+
+def places_of(chunks: list[tuple[int, int]]) -> AlignedPlaces:
+    """Chunks of (uncompressed offset, size), stored."""
+    end = max((start + size for start, size in chunks), default=0)
+    rows = [
+        struct.pack("<QQ", start | (size - 1 >> 20) << 8 | (size - 1 & 0xFFFFF) << 44, start | (size - 1 & 0xFFFFF) << 44)
+        for start, size in chunks
+    ]
+    none = Compressor.none
+    blob = Blob(
+        0, "b" * 64, BlobFeatures.ALIGNED, none, Digester.blake3, 1 << 20, len(chunks), end, end, none,
+        0, len(chunks) * 16, len(chunks) * 16, 0, b"",
+    )  # fmt: skip
+    index = CompressionInfoIndex(blob, SimpleNamespace(), None, lambda index: None)
+    index._table = ChunkTable(memoryview(b"".join(rows)), blob, len(chunks))
+    return AlignedPlaces(blob, index)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_is_what_the_extents_are(seed: int) -> None:
+    r = random.Random(seed)
+    chunks, at = [], r.choice([0, BLOCK])
+    for _ in range(r.randrange(1, 60)):
+        size = r.choice([1, 4095, 4096, 4097, r.randrange(1, 1 << 20)])
+        chunks.append((at, size))
+        at += size + -size % BLOCK + (BLOCK if r.random() < seed / 100 else 0)
+    places, found = places_of(chunks), 0
+    for _ in range(300):
+        start = r.randrange(0, at)
+        end = min(start + r.choice([1, 4096, 1 << 20, at]), at)
+        run = places.run(start, end)
+        try:
+            extents = places.extents(start, end)
+        except InvalidImage:
+            assert run is None
+        else:
+            assert run == (extents[0].index, extents[-1].index)
+            found += 1
+    assert found
