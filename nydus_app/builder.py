@@ -26,10 +26,12 @@ from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
+from nydus_app.formats.rafs.tarfs import BootstrapTarfs
 from nydus_app.formats.rafs.v5 import BootstrapV5
 from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
 from nydus_app.storage.address_space import AddressSpace, AlignedPlaces, Places
 from nydus_app.storage.backend.localfs import LocalfsBackend
+from nydus_app.storage.backend.momentary import MomentaryReader
 from nydus_app.storage.backend.port import Backend, BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
@@ -39,6 +41,7 @@ from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
+from nydus_app.storage.tar_pieces import TarPieces
 from nydus_app.storage.workers import Workers
 from nydus_app.transports import erofs
 
@@ -141,9 +144,13 @@ class Image(NamedTuple):
         self.bootstrap.close()
 
 
-def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader) -> ChunkIndex:
+def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader, backend: Backend) -> ChunkIndex:
     if bootstrap.version == 5:
         return RecordedIndex(blob)
+    if isinstance(bootstrap, BootstrapTarfs):
+        return TarPieces(blob)
+    if blob.meta_id:
+        reader = MomentaryReader(backend, blob.meta_id)
     keeps = isinstance(tree.cache, Blobcache)
     kept = os.path.join(tree.cache.work_dir, f"{blob_file_name(blob.id)}.blob.meta") if keeps else None
     return CompressionInfoIndex(blob, reader, kept, partial(bootstrap.chunk_record, blob.index))
@@ -184,7 +191,7 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
     workers = Workers(getattr(tree.mode, "threads", 4))
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
-    indexes = [_build_index(tree, bootstrap, b, r) for b, r in zip(bootstrap.blobs, readers, strict=True)]
+    indexes = [_build_index(tree, bootstrap, b, r, backend) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     background = background or Background()
     caches = [_build_cache(tree, b, r, i, workers, background) for b, r, i in rows]
@@ -284,8 +291,8 @@ def erofs_source(tree: Tree, image: Image) -> ErofsSource:
         return _lay_out(tree, image, image.bootstrap)
     places: list[Places] = []
     for blob, index in zip(image.bootstrap.blobs, image.indexes, strict=True):
-        assert isinstance(index, CompressionInfoIndex)
-        places.append(AlignedPlaces(blob, index))
+        assert isinstance(index, CompressionInfoIndex | TarPieces)
+        places.append(index if isinstance(index, TarPieces) else AlignedPlaces(blob, index))
     return ErofsSource(_source(tree, image), places, image.close)
 
 

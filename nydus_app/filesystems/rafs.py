@@ -12,7 +12,7 @@ from itertools import chain
 from nydus_app.errors import InvalidImage
 from nydus_app.filesystems.port import Attr, Entry, Statfs
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Bootstrap, Chunk, Inode, Segment, SuperFlags
+from nydus_app.formats.rafs.values import Bootstrap, Chunk, Inode, SuperFlags
 from nydus_app.storage.device import Device
 
 MAX_INO = (1 << 56) - 1
@@ -109,17 +109,8 @@ class RafsFileSystem:
         end = min(offset + size, inode.size)
         if offset >= end:
             return []
-        chunk_size = self._bootstrap.chunk_size
-        first, last = offset // chunk_size, (end - 1) // chunk_size
-        segments, at = [], offset
-        for number, chunk in enumerate(self._bootstrap.chunks(inode, first, last - first + 1), first):
-            start = at - number * chunk_size
-            stop = min(end - number * chunk_size, chunk_size)
-            if stop > chunk.uncompressed_size:
-                raise InvalidImage(f"inode {ino}: chunk {number} is too short for the file's size")
-            segments.append(Segment(chunk, start, stop - start))
-            at += stop - start
-        return await self._device.read(segments, self._ahead(inode, last + 1))
+        segments = self._bootstrap.segments(inode, offset, end)
+        return await self._device.read(segments, self._ahead(inode, (end - 1) // self._bootstrap.chunk_size + 1))
 
     def _ahead(self, inode: Inode, number: int) -> Iterator[Chunk]:
         """What a reader of chunk `number - 1` is likely to want next, where the image knows (v5)."""

@@ -1,36 +1,26 @@
 """Where the chunks of a blob lie in it, and which follow which.
 
 RAFS v5 says so in each inode's chunk records. RAFS v6 says so in the blob's compression
-information, which is fetched with the first cold read and kept as `<blob id>.blob.meta` beside the
-data; a `.blob.meta` that somebody else wrote is taken if its header fits the blob.
+information, which is fetched with the first cold read (`blob_meta.py`).
 """
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Protocol
 
 import trio
 
 from nydus_app.errors import InvalidImage
-from nydus_app.formats.blob.compression_info import (
-    CI_HEADER_SIZE,
-    ChunkTable,
-    Row,
-    check_header,
-    ci_range,
-    decode_blob_meta,
-    decode_header,
-    encode_blob_meta,
-)
-from nydus_app.formats.codec.compress import decompress
+from nydus_app.formats.blob.compression_info import ChunkTable, Row, over_read
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta
 
-log = logging.getLogger("nydus.storage")
+MAX_MATES = 4096
+"""So many chunks before and behind one are looked at for the others of its unit."""
 
 RecordOf = Callable[[int], ChunkRecord | None]
 
@@ -60,6 +50,16 @@ class ChunkIndex(Protocol):
         """Located chunks of the table, with their digests where the image has them. Raises InvalidImage."""
         ...
 
+    def unit_mates(self, wanted: Sequence[Chunk], skip: Callable[[int], bool]) -> list[Chunk]:
+        """Other chunks of the units that `wanted` lie in, located, without those to skip or that are damaged."""
+        ...
+
+    def dictionary(self, offset: int, size: int) -> bytes:
+        """Bytes of the blob's compression information; any thread. Raises NydusError."""
+        ...
+
+    def close(self) -> None: ...
+
 
 class ChunkOrder(Protocol):
     """What `laid_out.py` knows of a blob's chunks; the methods are those of ChunkIndex."""
@@ -78,6 +78,7 @@ class RecordedIndex:
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
+        self._is_stargz = blob.is_stargz
         self._order: ChunkOrder | None = None
 
     def lay_out(self, order: ChunkOrder) -> None:
@@ -92,6 +93,11 @@ class RecordedIndex:
         # Old images without an extended blob table do not say how long their blobs are.
         if blob.chunk_count and chunk.compressed_offset + chunk.compressed_size > blob.data_size:
             raise InvalidImage(f"chunk {chunk.index} lies behind the data of blob {blob.id}")
+        if self._is_stargz:
+            size = over_read(chunk.uncompressed_size)
+            if blob.chunk_count:
+                size = min(size, blob.data_size - chunk.compressed_offset)
+            return chunk._replace(compressed_size=size, is_compressed=True)
         return chunk
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
@@ -113,16 +119,29 @@ class RecordedIndex:
         assert self._order is not None
         return [self.locate(c) for c in self._order.chunks(indexes)]
 
+    def unit_mates(self, wanted: Sequence[Chunk], skip: Callable[[int], bool]) -> list[Chunk]:
+        """v5 has no units."""
+        return []
+
+    def dictionary(self, offset: int, size: int) -> bytes:
+        raise InvalidImage(f"blob {self._blob.id} has no dictionaries")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class CompressionInfoIndex:
     """v6: the blob's own table gives places, the bootstrap's chunk table digests."""
 
     def __init__(self, blob: Blob, reader: BlobReader, path: str | None, record_of: RecordOf) -> None:
-        """`path` of the kept `.blob.meta`, None to keep none; `record_of` a chunk index."""
+        """`reader` is of the object that holds the compression information, `path` of the kept `.blob.meta`, None
+        to keep none; `record_of` a chunk index.
+        """
         self._blob = blob
         self._reader = reader
         self._path = path
         self._record_of = record_of
+        self._meta: BlobMeta | None = None
         self._table: ChunkTable | None = None
 
     @cached_property
@@ -134,23 +153,24 @@ class CompressionInfoIndex:
             return
         async with self._loading:
             if self._table is None:
-                self._table = await trio.to_thread.run_sync(self._read_kept) or await self._fetch()
+                self._meta = await load_blob_meta(self._blob, self._reader, self._path)
+                self._table = self._meta.table
 
     def locate(self, chunk: Chunk) -> Chunk:
         assert self._table is not None
         if chunk.compressed_size:
             return chunk
-        _, index, _, _, start, size, _, digest, crc = chunk
+        _, index, _, _, start, size, _, digest, crc, _ = chunk
         return self._merge(self._table.row(index), (start, size, digest, crc))
 
     def _merge(self, placed: Row, record: tuple[int, int, bytes | None, int | None]) -> Chunk:
         """What bootstrap and blob say of a chunk. Raises InvalidImage where they disagree."""
         start, size, digest, crc = record
-        blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc = placed
+        blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc, part = placed
         if placed_start != start or placed_size != size:
             raise InvalidImage(f"chunk {index} of blob {self._blob.id}: bootstrap and blob disagree on its place")
         return Chunk(
-            blob, index, offset, length, start, size, is_compressed, digest, placed_crc if crc is None else crc
+            blob, index, offset, length, start, size, is_compressed, digest, placed_crc if crc is None else crc, part
         )
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
@@ -197,45 +217,34 @@ class CompressionInfoIndex:
             return self._table.rows(indexes[0], indexes[-1] + 1)
         return [self._table.row(i) for i in indexes]
 
-    def _read_kept(self) -> ChunkTable | None:
-        if self._path is None:
-            return None
-        try:
-            with open(self._path, "rb") as f:
-                return decode_blob_meta(f.read(), self._blob)
-        except FileNotFoundError:
-            return None
-        except (OSError, InvalidImage) as e:
-            log.warning("%s is fetched anew: %s", self._path, e)
-            return None
+    def unit_mates(self, wanted: Sequence[Chunk], skip: Callable[[int], bool]) -> list[Chunk]:
+        found: list[Chunk] = []
+        taken = {c.index for c in wanted}
+        units: set[int] = set()
+        for chunk in wanted:
+            if chunk.part is not None and chunk.part.unit >= 0 and chunk.part.unit not in units:
+                units.add(chunk.part.unit)
+                for index in self._of_unit(chunk):
+                    if index not in taken and not skip(index):
+                        with suppress(InvalidImage):
+                            found += self.chunks((index,))
+        return found
 
-    async def _fetch(self) -> ChunkTable:
-        offset, size = ci_range(self._blob)
-        raw = await self._reader.read(offset, size)
-        return await trio.to_thread.run_sync(self._decode_and_keep, raw)
+    def _of_unit(self, chunk: Chunk) -> range:
+        """Indexes around that of a chunk which lie in its unit: a builder fills one after the other."""
+        assert self._table is not None and chunk.part is not None
+        unit_of, unit = self._table.unit_of, chunk.part.unit
+        first = end = chunk.index
+        while chunk.index - first < MAX_MATES and unit_of(first - 1) == unit:
+            first -= 1
+        while end - chunk.index < MAX_MATES and unit_of(end + 1) == unit:
+            end += 1
+        return range(first, end + 1)
 
-    def _decode_and_keep(self, raw: bytes) -> ChunkTable:
-        blob = self._blob
-        header_bytes = raw[-CI_HEADER_SIZE:]
-        check_header(decode_header(header_bytes), blob)
-        table = decompress(blob.ci_compressor, raw[:-CI_HEADER_SIZE], blob.ci_uncompressed_size)
-        kept = encode_blob_meta(table, header_bytes)
-        decoded = decode_blob_meta(kept, blob)
-        if self._path is not None:
-            self._keep(kept)
-        return decoded
+    def dictionary(self, offset: int, size: int) -> bytes:
+        assert self._meta is not None
+        return self._meta.dictionary_of(offset, size)
 
-    def _keep(self, content: bytes) -> None:
-        """Complete under its final name or not at all: others may be reading along."""
-        assert self._path is not None
-        temporary = f"{self._path}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as f:
-                f.write(content)
-            os.replace(temporary, self._path)
-        except OSError as e:
-            log.warning("%s is not kept: %s", self._path, e.strerror)
-            try:
-                os.unlink(temporary)
-            except OSError:
-                pass
+    def close(self) -> None:
+        if self._meta is not None:
+            self._meta.close()

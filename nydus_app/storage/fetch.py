@@ -93,6 +93,7 @@ class ChunkFetcher:
         self._store = store
         self._inflight: InFlight[Buffer | NydusError] = InFlight()
         self._streams = Streams()
+        self._has_units = blob.has_units
 
     # ---- for readers --------------------------------------------------------------------------
 
@@ -182,7 +183,9 @@ class ChunkFetcher:
     def _launch(
         self, nursery: trio.Nursery, wanted: Sequence[Chunk], ahead: Iterable[Chunk] | None = None
     ) -> list[Job]:
-        """Without `ahead` nothing is fetched along."""
+        """Without `ahead` nothing is fetched along but what lies in the same units."""
+        if self._has_units:
+            wanted = [*wanted, *self.index.unit_mates(wanted, self._skip)]
         spare: Iterable[Chunk] = ()
         if ahead is not None and self._batch_size:
             last = max(wanted, key=lambda c: c.compressed_offset)
@@ -257,7 +260,10 @@ class ChunkFetcher:
             offset = min(c.compressed_offset for c in job.chunks)
             end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
             fetched = offset, self._reader.pread(offset, end - offset)
-        return decode_chunks(self.blob, job.chunks, fetched[1], fetched[0], validate=self._validate)
+        return decode_chunks(
+            self.blob, job.chunks, fetched[1], fetched[0],
+            validate=self._validate, dictionary_of=self.index.dictionary,
+        )  # fmt: skip
 
 
 def _all(job: Job, error: NydusError) -> Decoded:

@@ -40,7 +40,7 @@ class _Growing:
 
     def take(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
         """False, and nothing changed, where the window would become too large or too sparse."""
-        _, _, offset, size, _, decoded, _, _, _ = chunk
+        _, _, offset, size, _, decoded, _, _, _, _ = chunk
         end = max(offset + size, self.end)
         if (
             not self.offset <= offset <= self.end + gap_bytes
@@ -82,15 +82,21 @@ def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: in
 
 
 def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]]:
-    """The chunks of a window in pieces of up to JOB_BYTES, those with an index in `wanted` first."""
+    """The chunks of a window in pieces of up to JOB_BYTES, those with an index in `wanted` first.
+
+    Chunks of one unit that follow each other stay together, whatever their size, and come with the first of them
+    that is wanted: the unit is decoded once.
+    """
     jobs: list[tuple[Chunk, ...]] = []
+    units = {c.part.unit for c in window.chunks if c.part is not None and c.index in wanted}
     for is_wanted in (True, False):
         piece: list[Chunk] = []
         size = 0
         for chunk in window.chunks:
-            if (chunk.index in wanted) is not is_wanted:
+            part = chunk.part
+            if (chunk.index in wanted or (part is not None and part.unit in units)) is not is_wanted:
                 continue
-            if piece and size + chunk.uncompressed_size > JOB_BYTES:
+            if piece and size + chunk.uncompressed_size > JOB_BYTES and not _share_unit(piece[-1], chunk):
                 jobs.append(tuple(piece))
                 piece, size = [], 0
             piece.append(chunk)
@@ -98,3 +104,7 @@ def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]
         if piece:
             jobs.append(tuple(piece))
     return jobs
+
+
+def _share_unit(a: Chunk, b: Chunk) -> bool:
+    return a.part is not None and b.part is not None and a.part.unit == b.part.unit

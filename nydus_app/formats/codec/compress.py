@@ -7,10 +7,10 @@ a start reads none, and an image uses one of them.
 
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nydus_app.errors import CorruptChunk
 from nydus_app.formats.rafs.values import Compressor
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import zstandard
 
 Buffer = bytes | bytearray | memoryview
+
+MAX_STREAM_WINDOW = 8 << 20
+"""What zstd's highest ordinary level asks for; a frame may ask for any amount of memory."""
 
 
 def _zstd(data: Buffer, size: int, context: "zstandard.ZstdDecompressor") -> bytes:
@@ -43,16 +46,16 @@ def _lz4_block(data: Buffer, size: int) -> bytes:
         raise CorruptChunk(f"lz4: {e}") from None
 
 
-def _gzip(data: Buffer, size: int) -> bytes:
+def _gzip(data: Buffer, size: int, *, is_prefix: bool) -> bytes:
     try:
         inflater = zlib.decompressobj(wbits=31)
         out = inflater.decompress(data, size)
         # The member's trailer is only read when output is asked for beyond the last byte.
-        if len(out) == size and not inflater.eof:
+        if len(out) == size and not inflater.eof and not is_prefix:
             out += inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as e:
         raise CorruptChunk(f"gzip: {e}") from None
-    if not inflater.eof:
+    if not inflater.eof and not is_prefix:
         raise CorruptChunk("gzip: the member does not end where the chunk does")
     return out
 
@@ -74,11 +77,14 @@ def decompress_zstd_frames(raw: Buffer, frames: Sequence[tuple[int, int]], sizes
 
 
 class Decompressor:
-    """For one thread and many chunks: a new zstd context costs as much as decompressing 10 KiB."""
+    """For one thread and many chunks: a new zstd context costs as much as decompressing 10 KiB.
 
-    def __init__(self, compressor: Compressor) -> None:
+    `is_prefix`: a gzip member may go on behind the data that are wanted, which are its first ones.
+    """
+
+    def __init__(self, compressor: Compressor, *, is_prefix: bool = False) -> None:
         self._name = compressor.name
-        self._function = _function(compressor)
+        self._function = _function(compressor, is_prefix)
 
     def decompress(self, data: Buffer, size: int) -> Buffer:
         """`data` itself for Compressor.none, else its `size` decompressed bytes."""
@@ -88,7 +94,7 @@ class Decompressor:
         return out
 
 
-def _function(compressor: Compressor) -> Callable[[Buffer, int], Buffer]:
+def _function(compressor: Compressor, is_prefix: bool) -> Callable[[Buffer, int], Buffer]:
     match compressor:
         case Compressor.zstd:
             import zstandard
@@ -97,9 +103,44 @@ def _function(compressor: Compressor) -> Callable[[Buffer, int], Buffer]:
         case Compressor.lz4_block:
             return _lz4_block
         case Compressor.gzip:
-            return _gzip
+            return partial(_gzip, is_prefix=is_prefix)
         case Compressor.none:
             return lambda data, size: data
+
+
+class Source(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        ...
+
+
+def decompress_stream(compressor: Compressor, source: Source, size: int, piece_bytes: int) -> Iterator[bytes]:
+    """What `source` holds, `size` bytes in all, in pieces of up to `piece_bytes`. Raises CorruptChunk."""
+    if compressor is Compressor.zstd:
+        pieces = _zstd_pieces(source, piece_bytes)
+    elif compressor is Compressor.none:
+        pieces = iter(partial(source.read, piece_bytes), b"")
+    else:
+        raise CorruptChunk(f"nobody compresses a large table by {compressor.name}")
+    done = 0
+    for piece in pieces:
+        done += len(piece)
+        if done > size:
+            break
+        yield piece
+    if done != size:
+        raise CorruptChunk(f"{compressor.name}: another number of bytes than {size} after decompression")
+
+
+def _zstd_pieces(source: Source, piece_bytes: int) -> Iterator[bytes]:
+    import zstandard
+
+    context = zstandard.ZstdDecompressor(max_window_size=MAX_STREAM_WINDOW)
+    try:
+        with context.stream_reader(source, read_size=piece_bytes, closefd=False) as stream:  # type: ignore[arg-type]
+            yield from iter(partial(stream.read, piece_bytes), b"")
+    except zstandard.ZstdError as e:
+        raise CorruptChunk(f"zstd: {e}") from None
 
 
 def decompress(compressor: Compressor, data: Buffer, size: int) -> Buffer:

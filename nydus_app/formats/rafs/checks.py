@@ -6,13 +6,8 @@ from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digest
 PLACEHOLDER_ID = "x" * 64
 """Stands for the id of the blob that the bootstrap itself lies in."""
 
-_LATER = (
-    (BlobFeatures.BATCH, "batch chunks"),
-    (BlobFeatures.ENCRYPTED, "encrypted chunks"),
-    (BlobFeatures.ZRAN, "zran (a reference to an OCI layer)"),
-    (BlobFeatures.TARFS, "tarfs"),
-    (BlobFeatures.SEPARATE, "a separate data blob (a reference to an OCI layer)"),
-    (BlobFeatures.EXTERNAL, "external blobs"),
+_ONLY_V6 = (
+    BlobFeatures.BATCH | BlobFeatures.ENCRYPTED | BlobFeatures.ZRAN | BlobFeatures.TARFS | BlobFeatures.SEPARATE
 )
 
 _KNOWN_FLAGS = sum(SuperFlags) | 0xFC00_0000
@@ -50,10 +45,27 @@ def digester_of(flags: SuperFlags) -> Digester:
 def check_features(blob_id: str, features: int) -> BlobFeatures:
     if features & _INCOMPATIBLE & ~_KNOWN_INCOMPATIBLE:
         raise UnsupportedImage(f"blob {blob_id} has features {features & _INCOMPATIBLE:#x}, some of them unknown")
-    for feature, name in _LATER:
-        if features & feature:
-            raise UnsupportedImage(f"blob {blob_id} uses {name}, which this version cannot read")
     return BlobFeatures(features & int(sum(BlobFeatures)))
+
+
+def check_v5_features(blob_id: str, features: BlobFeatures) -> BlobFeatures:
+    if features & _ONLY_V6:
+        raise InvalidImage(f"blob {blob_id} has features {features & _ONLY_V6!r}, which RAFS v5 has no tables for")
+    return features
+
+
+def check_v6_features(blob_id: str, features: BlobFeatures, *, is_tarfs: bool, is_encrypted: bool) -> BlobFeatures:
+    """Each form has what it needs, and nothing that contradicts it (rafs-format 12)."""
+    F = BlobFeatures
+    if bool(features & F.TARFS) is not is_tarfs or bool(features & F.ENCRYPTED) is not is_encrypted:
+        raise InvalidImage(f"blob {blob_id} contradicts the superblock's tarfs flag or its own cipher")
+    if not features & (F.ALIGNED | F.TARFS) or (features & F.ALIGNED and features & F.TARFS):
+        raise InvalidImage(f"blob {blob_id} is neither aligned to pages nor a tar, or both")
+    if features & (F.BATCH | F.ZRAN | F.ENCRYPTED) and not features & F.CHUNK_INFO_V2:
+        raise InvalidImage(f"blob {blob_id} has units, but no records that could name them")
+    if (features & F.ZRAN and features & (F.BATCH | F.ENCRYPTED)) or (features & F.SEPARATE and is_encrypted):
+        raise InvalidImage(f"blob {blob_id} has features that exclude each other ({features & 0xFFFF:#x})")
+    return features
 
 
 def check_blob(blob: Blob) -> Blob:

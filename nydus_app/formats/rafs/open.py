@@ -3,6 +3,7 @@
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.bounds import Untrusted
 from nydus_app.formats.rafs import v5, v6
+from nydus_app.formats.rafs.tarfs import BootstrapTarfs
 from nydus_app.formats.rafs.values import Bootstrap
 
 
@@ -22,7 +23,7 @@ def open_bootstrap(buffer: bytes | bytearray | memoryview, *, blob_id_hint: str 
         if v5.is_v5(data):
             return v5.BootstrapV5(data, blob_id_hint)
         if v6.is_v6(data):
-            return v6.BootstrapV6(data, blob_id_hint)
+            return BootstrapTarfs(data, blob_id_hint) if v6.is_tarfs(data) else v6.BootstrapV6(data, blob_id_hint)
         raise NotABootstrap("no RAFS bootstrap: neither the v5 nor the v6 superblock is there")
     except BaseException:
         data.close()

@@ -9,6 +9,7 @@ are sorted by name.
 
 import stat
 from collections.abc import Iterator
+from functools import partial
 from struct import Struct
 
 from nydus_app.errors import InvalidImage
@@ -19,11 +20,22 @@ from nydus_app.formats.rafs.checks import (
     check_chunk_size,
     check_features,
     check_super_flags,
+    check_v5_features,
     compressor_of,
     decode_id,
     digester_of,
 )
-from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, ChunkRecord, Compressor, DirEntry, Inode
+from nydus_app.formats.rafs.segments import segments_of
+from nydus_app.formats.rafs.values import (
+    Blob,
+    BlobFeatures,
+    Chunk,
+    ChunkRecord,
+    Compressor,
+    DirEntry,
+    Inode,
+    Segment,
+)
 
 MAGIC = 0x52414653
 VERSION = 0x500
@@ -123,7 +135,8 @@ class BootstrapV5:
             count, features, usize, csize = self._data.unpack(EXT_BLOB, ext_at + index * 64, "extended blob table")
         return check_blob(
             Blob(
-                index, blob_id, check_features(blob_id, features), compressor_of(self.flags), self._digester,
+                index, blob_id, check_v5_features(blob_id, check_features(blob_id, features)),
+                compressor_of(self.flags), self._digester,
                 self.chunk_size, count, csize, usize, Compressor.none, 0, 0, 0, 0, b"",
             )
         )  # fmt: skip
@@ -265,6 +278,9 @@ class BootstrapV5:
         self._data.check(at, count * CHUNK.size, "chunk records")
         area = self._data.view[at : at + count * CHUNK.size]
         return [decode_chunk_record(fields, len(self.blobs)) for fields in CHUNK.iter_unpack(area)]
+
+    def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
+        return segments_of(partial(self.chunks, inode), self.chunk_size, offset, end)
 
     def chunk_at(self, position: int) -> Chunk:
         """The chunk record at an offset."""

@@ -9,9 +9,10 @@ import stat
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from functools import partial
 from struct import Struct
 
-from nydus_app.errors import InvalidImage, UnsupportedImage
+from nydus_app.errors import InvalidImage
 from nydus_app.formats.bounds import Untrusted
 from nydus_app.formats.erofs.structs import (
     CHUNK_BASED,
@@ -34,26 +35,28 @@ from nydus_app.formats.erofs.structs import (
     XATTR_HEADER_SIZE,
     XATTR_PREFIX,
 )
-from nydus_app.formats.rafs.checks import (
-    check_blob,
-    check_chunk_size,
-    check_features,
-    check_super_flags,
-    decode_id,
-)
+from nydus_app.formats.rafs.checks import check_chunk_size, check_super_flags
+from nydus_app.formats.rafs.segments import segments_of
 from nydus_app.formats.rafs.v5 import CHUNK, CHUNK_HAS_CRC32, align8
-from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord, Compressor, Digester, DirEntry, Inode, SuperFlags
+from nydus_app.formats.rafs.v6_blob import BLOB, decode_blob
+from nydus_app.formats.rafs.values import Chunk, ChunkRecord, DirEntry, Inode, Segment, SuperFlags
 
 EXT_SUPERBLOCK_AT, SLOTS_AT = 1152, 1408
 COMPAT_RAFS_V6 = 0x4000_0000
 
 EXT_SUPERBLOCK = Struct("<2Q2I3QI")
-BLOB = Struct("<64s6I2Q2I3Q32s32s2QI36x")
 FORMAT = Struct("<2H")
 MAX_SYMLINK = 4096
 
+TARFS_BLOCK_BITS = 9
+
 COOKIE_SHIFT = 10
 """A block of 4 KiB holds at most 341 entries."""
+
+
+def is_tarfs(data: Untrusted) -> bool:
+    """Of a v6 bootstrap."""
+    return SUPERBLOCK.unpack_from(data.view, SUPERBLOCK_AT)[3] == TARFS_BLOCK_BITS
 
 
 def is_v6(data: Untrusted) -> bool:
@@ -73,7 +76,7 @@ class BootstrapV6:
         (_, checksum, _, bits, slots, root, inodes, _, _, _, meta, xattrs, _, _, incompat, union, devices, slot) = (
             data.unpack(SUPERBLOCK, SUPERBLOCK_AT, "superblock")
         )
-        if bits not in (9, 12):
+        if bits not in (TARFS_BLOCK_BITS, 12):
             raise InvalidImage(f"blocks of 2^{bits} bytes; 2^9 and 2^12 are legal")
         self._block = 1 << bits
         self._meta = meta << bits
@@ -96,10 +99,8 @@ class BootstrapV6:
             EXT_SUPERBLOCK, EXT_SUPERBLOCK_AT, "extended superblock"
         )
         self.flags = check_super_flags(flags)
-        if self.flags & SuperFlags.TARFS or self._block != 4096:
-            raise UnsupportedImage("this image uses tarfs, which this version cannot read")
-        if self.flags & SuperFlags.ENCRYPTION_AES_XTS:
-            raise UnsupportedImage("this image uses encrypted chunks, which this version cannot read")
+        if bool(self.flags & SuperFlags.TARFS) is not (self._block == 1 << TARFS_BLOCK_BITS):
+            raise InvalidImage(f"blocks of {self._block} bytes; those of tarfs have 512, all others 4096")
         self.chunk_size = check_chunk_size(chunk_size)
         if blobs_size % BLOB.size or blobs_size // BLOB.size != devices or devices > 255:
             raise InvalidImage(f"a blob table of {blobs_size} bytes for {devices} devices")
@@ -111,26 +112,11 @@ class BootstrapV6:
         if prefetch and prefetch_size:
             self._data.check(prefetch, prefetch_size, "prefetch table")
         self._prefetch = (prefetch, prefetch_size // 4 if prefetch else 0)
-        self.blobs = [self._read_blob(i, blobs + i * BLOB.size, hint) for i in range(devices)]
-
-    def _read_blob(self, index: int, at: int, hint: str | None) -> Blob:
-        (raw_id, own, chunk_size, count, compressor, digester, features, csize, usize, toc, ci_compressor,
-         ci_at, ci_csize, ci_usize, toc_digest, _, _, _, cipher) = self._data.unpack(BLOB, at, "blob table")  # fmt: skip
-        blob_id = decode_id(raw_id, hint)
-        if own != index or chunk_size != self.chunk_size:
-            raise InvalidImage(f"blob table entry {index} contradicts the superblock")
-        if max(compressor, ci_compressor) > max(Compressor) or digester > max(Digester):
-            raise InvalidImage(f"blob {blob_id} has an unknown compressor or digester")
-        if cipher:
-            raise UnsupportedImage(f"blob {blob_id} uses encrypted chunks, which this version cannot read")
-        if ci_at + ci_csize > csize or ci_csize > ci_usize:
-            raise InvalidImage(f"blob {blob_id}: its compression information lies outside of it")
-        return check_blob(
-            Blob(
-                index, blob_id, check_features(blob_id, features), Compressor(compressor), Digester(digester),
-                chunk_size, count, csize, usize, Compressor(ci_compressor), ci_at, ci_csize, ci_usize, toc, toc_digest,
-            )
-        )  # fmt: skip
+        is_tarfs = bool(self.flags & SuperFlags.TARFS)
+        self.blobs = []
+        for index in range(devices):
+            entry = self._data.unpack(BLOB, blobs + index * BLOB.size, "blob table")
+            self.blobs.append(decode_blob(entry, index, chunk_size, is_tarfs=is_tarfs, hint=hint))
 
     # ---- inodes -------------------------------------------------------------------------------
 
@@ -279,6 +265,9 @@ class BootstrapV6:
                 raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place")
             found.append(Chunk(device - 1, index, 0, 0, address, size, False, digest, crc))
         return found
+
+    def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
+        return segments_of(partial(self.chunks, inode), self.chunk_size, offset, end)
 
     def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """The chunk table's record of chunk `index` of a blob."""

@@ -62,11 +62,30 @@ class BlobFeatures(IntFlag):
     V5_NO_EXT_TABLE = 0x8000_0000  # never on disk
 
 
+class InflateStart(NamedTuple):
+    """Where in a deflate stream inflating begins (rafs-format 8.3)."""
+
+    byte: int  # the one before the first, of which the stream has used all but `bits`
+    bits: int
+    dictionary_offset: int  # in the blob's uncompressed compression information
+    dictionary_size: int
+
+
+class Part(NamedTuple):
+    """The place of a chunk in a unit: stored bytes that can only be decoded as one, perhaps for many chunks."""
+
+    unit: int  # its number in the blob; the chunk's own where it is negative
+    unit_size: int  # decoded
+    offset: int  # of the chunk in the decoded unit
+    is_encrypted: bool
+    start: InflateStart | None  # zran
+
+
 class Chunk(NamedTuple):
     """One chunk of a blob, whatever table it was read from.
 
     `digest` is None where the table that named the chunk carries none; `crc32c` is None unless
-    the record says that it has one.
+    the record says that it has one. Where there is a `part`, the compressed place is that of its unit.
     """
 
     blob_index: int
@@ -78,6 +97,7 @@ class Chunk(NamedTuple):
     is_compressed: bool
     digest: bytes | None
     crc32c: int | None
+    part: Part | None = None
 
 
 ChunkRecord = tuple[int, int, bytes, int | None]
@@ -90,6 +110,13 @@ class Segment(NamedTuple):
     chunk: Chunk
     offset: int
     size: int
+
+
+class Cipher(NamedTuple):
+    """AES-128-XTS: the two halves of the key, and one tweak for everything in the blob (rafs-format 9.4)."""
+
+    key: bytes  # 32 bytes
+    iv: bytes  # 16 bytes
 
 
 class Blob(NamedTuple):
@@ -110,6 +137,18 @@ class Blob(NamedTuple):
     ci_uncompressed_size: int
     toc_size: int
     toc_digest: bytes
+    meta_id: str = ""  # of the object that holds the compression information of a SEPARATE blob
+    cipher: Cipher | None = None
+
+    @property
+    def has_units(self) -> bool:
+        """Some of its chunks are parts of units."""
+        return bool(self.features & (BlobFeatures.BATCH | BlobFeatures.ZRAN | BlobFeatures.ENCRYPTED))
+
+    @property
+    def is_stargz(self) -> bool:
+        """Nobody has said how long the compressed chunks of a legacy stargz blob are (rafs-format 9.1)."""
+        return self.compressor is Compressor.gzip and not self.features & BlobFeatures.CHUNK_INFO_V2
 
     @property
     def data_size(self) -> int:
@@ -178,6 +217,10 @@ class Bootstrap(Protocol):
         v6 leaves compressed_offset, compressed_size and is_compressed 0: the blob's compression
         information holds them (`formats/blob/compression_info.py`).
         """
+        ...
+
+    def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
+        """The chunks that hold bytes [offset, end) of a regular file, which has them, in that order."""
         ...
 
     def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:

@@ -116,6 +116,7 @@ class BlobCache:
 
     def close(self) -> None:
         self._reader.close()
+        self._index.close()
         if self._file is not None:
             self._file.close()
             self._file = None

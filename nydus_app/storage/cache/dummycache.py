@@ -86,4 +86,5 @@ class DummyCache:
 
     def close(self) -> None:
         self._reader.close()
+        self._index.close()
         self._recent.clear()
