@@ -21,14 +21,22 @@ import trio
 
 from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, Localfs, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree, why_no_devices
-from nydus_app.errors import BackendNotFound, CacheError, ConfigError, ConfigFileError, InvalidImage, Unsupported
+from nydus_app.errors import (
+    BackendNotFound,
+    CacheError,
+    ConfigError,
+    ConfigFileError,
+    InvalidImage,
+    Unsupported,
+    UnsupportedImage,
+)
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
 from nydus_app.formats.rafs.open import NotABootstrap, open_bootstrap
 from nydus_app.formats.rafs.tarfs import BootstrapTarfs
 from nydus_app.formats.rafs.v5 import BootstrapV5
-from nydus_app.formats.rafs.values import Blob, Bootstrap, SuperFlags
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Bootstrap, SuperFlags
 from nydus_app.storage.address_space import AddressSpace, AlignedPlaces, Places
 from nydus_app.storage.backend.localfs import LocalfsBackend
 from nydus_app.storage.backend.momentary import MomentaryReader
@@ -38,9 +46,11 @@ from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
+from nydus_app.storage.cache.whole_blob import WholeBlob, open_whole_blob
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
+from nydus_app.storage.prebuilt import adopt_prebuilt
 from nydus_app.storage.tar_pieces import TarPieces
 from nydus_app.storage.workers import Workers
 from nydus_app.transports import erofs
@@ -68,11 +78,20 @@ def examine(tree: Tree) -> None:
     assert tree.bootstrap is not None
     _, bootstrap = map_bootstrap(tree.bootstrap, backend, None)
     bootstrap.close()
+    _check_validation(tree, bootstrap)
     if isinstance(tree.cache, Blobcache):
         existing = os.path.abspath(tree.cache.work_dir)
         while not os.path.lexists(existing):
             existing = os.path.dirname(existing)
         _check_work_dir(existing, tree.cache.work_dir)
+
+
+def _check_validation(tree: Tree, bootstrap: Bootstrap) -> None:
+    if isinstance(bootstrap, BootstrapTarfs) and (tree.cache.validate or tree.rafs.validate):
+        raise UnsupportedImage(
+            f"bootstrap {tree.bootstrap}: a tarfs image has no digests to validate against"
+            " (cache.validate=false rafs.validate=false reads it unchecked)"
+        )
 
 
 def _check_work_dir(existing: str, path: str) -> None:
@@ -151,9 +170,24 @@ def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReade
         return TarPieces(blob)
     if blob.meta_id:
         reader = MomentaryReader(backend, blob.meta_id)
-    keeps = isinstance(tree.cache, Blobcache)
-    kept = os.path.join(tree.cache.work_dir, f"{blob_file_name(blob.id)}.blob.meta") if keeps else None
-    return CompressionInfoIndex(blob, reader, kept, partial(bootstrap.chunk_record, blob.index))
+    record_of = partial(bootstrap.chunk_record, blob.index)
+    if not isinstance(tree.cache, Blobcache):
+        return CompressionInfoIndex(blob, reader, None, record_of)
+    base = os.path.join(tree.cache.work_dir, blob_file_name(blob.id))
+    adopt_prebuilt(base, blob, record_of)
+    return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", record_of)
+
+
+def _local_tar(tree: Tree, blob: Blob) -> WholeBlob | None:
+    """A tar that need not be fetched."""
+    name, backend = blob_file_name(blob.id), tree.backend
+    dirs = [tree.cache.work_dir] if isinstance(tree.cache, Blobcache) else []
+    if isinstance(backend, Localfs) and not backend.blob_file:
+        dirs += [d for d in (backend.dir, *backend.alt_dirs) if d]
+    paths = [os.path.join(d, name) for d in dirs]
+    if isinstance(backend, Localfs) and backend.blob_file:
+        paths.append(backend.blob_file)
+    return open_whole_blob(paths, blob)
 
 
 def _build_cache(
@@ -170,6 +204,8 @@ def _build_cache(
         "workers": workers,
         "background": background,
     }
+    if blob.features & BlobFeatures.TARFS and (whole := _local_tar(tree, blob)) is not None:
+        return whole
     # v5 images without an extended blob table do not say how many chunks to keep a map of.
     if isinstance(tree.cache, Blobcache) and blob.chunk_count:
         return BlobCache(blob, reader, index, work_dir=tree.cache.work_dir, **common)
@@ -189,6 +225,7 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     if work_dir is not None:
         prepare_work_dir(work_dir)
     path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
+    _check_validation(tree, bootstrap)
     workers = Workers(getattr(tree.mode, "threads", 4))
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     indexes = [_build_index(tree, bootstrap, b, r, backend) for b, r in zip(bootstrap.blobs, readers, strict=True)]
@@ -328,8 +365,8 @@ def add_devices(
     """
     devices: list[BlobDevice | str] = []
     for blob, places, cache in zip(image.bootstrap.blobs, source.places, image.caches, strict=True):
-        assert isinstance(cache, BlobCache)
-        may_be_file = isinstance(places, AlignedPlaces) and (served is None or blob.id not in served)
+        assert isinstance(cache, BlobCache | WholeBlob)
+        may_be_file = isinstance(places, AlignedPlaces | TarPieces) and (served is None or blob.id not in served)
         fd = cache.whole_file() if may_be_file else None
         if fd is None:
             devices.append(filesystem.add(blob.id, AddressSpace(places, cache)))
