@@ -101,7 +101,8 @@ class ChunkFetcher:
         return index in self._inflight
 
     async def fetch(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
-        """Decoded data of those chunks that were not ready; raises the first error among them.
+        """Decoded data of those chunks that were not ready, and of others in their units; raises the first error among
+        the wanted.
 
         The index has been loaded.
         """
@@ -142,6 +143,8 @@ class ChunkFetcher:
                 ahead = ()
             for flight in flights:
                 landed = await flight.wait()
+                if self._has_units:  # a cache without files remembers the other chunks of a unit
+                    outcomes.update((i, data) for i, data in landed.items() if not isinstance(data, NydusError))
                 outcomes.update((i, landed[i]) for i in missing if i in landed)
             missing = [i for i in missing if i not in outcomes and not is_ready(i)]
         return outcomes, jobs

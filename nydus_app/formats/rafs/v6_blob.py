@@ -26,6 +26,8 @@ def decode_blob(entry: tuple[Any, ...], index: int, chunk_size: int, *, is_tarfs
         raise InvalidImage(f"blob {blob_id} has an unknown compressor or digester")
     if cipher not in (0, AES_128_XTS):
         raise UnsupportedImage(f"blob {blob_id} is encrypted by cipher {cipher}, which this version cannot read")
+    if cipher and key_or_meta[:16] == key_or_meta[16:]:
+        raise InvalidImage(f"blob {blob_id}: the halves of its key are equal")
     known = check_v6_features(
         blob_id, check_features(blob_id, features), is_tarfs=is_tarfs, is_encrypted=cipher == AES_128_XTS
     )
