@@ -170,12 +170,12 @@ def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReade
         return TarPieces(blob)
     if blob.meta_id:
         reader = MomentaryReader(backend, blob.meta_id)
-    record_of = partial(bootstrap.chunk_record, blob.index)
+    records_of = partial(bootstrap.chunk_records, blob.index)
     if not isinstance(tree.cache, Blobcache):
-        return CompressionInfoIndex(blob, reader, None, record_of)
+        return CompressionInfoIndex(blob, reader, None, records_of)
     base = os.path.join(tree.cache.work_dir, blob_file_name(blob.id))
-    adopt_prebuilt(base, blob, record_of)
-    return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", record_of)
+    adopt_prebuilt(base, blob, partial(bootstrap.chunk_record, blob.index))
+    return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", records_of)
 
 
 def _local_tar(tree: Tree, blob: Blob) -> WholeBlob | None:

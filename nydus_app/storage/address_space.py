@@ -4,7 +4,6 @@ This is what the kernel's EROFS reads when the blob is one of its devices: chunk
 addresses, and between a chunk's end and the next block zeros, which no file shows.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -71,27 +70,26 @@ class AlignedPlaces:
 
     def run(self, offset: int, end: int) -> tuple[int, int] | None:
         index = self._index
-        numbers = range(len(index))
-        first = max(bisect_right(numbers, offset, key=index.start_of) - 1, 0)
-        last = bisect_left(numbers, end, lo=first, key=index.start_of) - 1
-        if last < first or not self._is_without_gap(first, last):
+        first, last = index.find(offset), index.find(end - 1)
+        if not 0 <= first <= last or not self._is_without_gap(first, last):
             return None
-        start, (begin, size) = index.start_of(first), index.extent_of(last)
-        return (first, last) if start <= offset and end <= begin + size + -size % BLOCK else None
+        (start, _), (begin, size) = index.extent_of(first), index.extent_of(last)
+        whole = min(begin + size + -size % BLOCK, self._blob.uncompressed_size)
+        return (first, last) if start <= offset and end <= whole else None
 
     def _is_without_gap(self, first: int, last: int) -> bool:
         """Each chunk from `first` on is followed at once by the next, up to `last`. Looked up once for each."""
         if not self._follows:
             self._follows = bytearray(len(self._index))
         while (unknown := self._follows.find(UNKNOWN, first, last)) >= 0:
-            chain = len(self._index.extents(unknown, self._index.start_of(unknown) + MAX_CHAIN_BYTES))
+            chain = len(self._index.extents(unknown, self._index.extent_of(unknown)[0] + MAX_CHAIN_BYTES))
             self._follows[unknown : unknown + chain - 1] = FOLLOWED * (chain - 1)
             if chain == 1:
                 self._follows[unknown : unknown + 1] = ALONE
         return self._follows.find(ALONE, first, last) < 0
 
     def extents(self, offset: int, end: int) -> list[Extent]:
-        first = max(bisect_right(range(len(self._index)), offset, key=self._index.start_of) - 1, 0)
+        first = max(self._index.find(offset), 0)
         found: list[Extent] = []
         at = offset
         for number, (start, size) in enumerate(self._index.extents(first, end), first):
@@ -122,13 +120,18 @@ class AddressSpace:
         if offset >= end:
             return []
         await self._places.load()
-        if (run := self._places.run(offset, end)) is not None and self._cache.are_ready(*run):
-            self._cache.follow(*run)
-            return [await pread_ready(self._cache.data_fd(), end - offset, offset)]
+        cache = self._cache
+        chunks = self._places.run(offset, end)
+        if chunks is not None and cache.are_ready(*chunks) and cache.fresh(chunks[0]) is None:
+            cache.follow(*chunks)
+            return [await pread_ready(cache.data_fd(), end - offset, offset)]
         extents = self._places.extents(offset, end)
-        self._cache.follow(extents[0].index, extents[-1].index)
-        missing = [e.index for e in extents if not self._cache.is_ready(e.index)]
-        decoded = await self._cache.ensure(missing, self._places.chunks, ()) if missing else {}
+        cache.follow(extents[0].index, extents[-1].index)
+        decoded = {e.index: data for e in extents if (data := cache.fresh(e.index)) is not None}
+        missing = [e.index for e in extents if e.index not in decoded and not cache.is_ready(e.index)]
+        if missing:
+            decoded.update(await cache.ensure(missing, self._places.chunks, ()))
+        cache.drop_fresh(e.index for e in extents if e.stop <= end)
         parts: list[Buffer] = []
         at = offset
         for run in _runs(extents, decoded.keys()):

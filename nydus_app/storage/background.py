@@ -6,9 +6,12 @@ is only read from, call by call) `nursery` is None, nothing looks ahead, and a r
 
 import trio
 
+from nydus_app.storage.fresh import Fresh
+
 
 class Background:
     def __init__(self) -> None:
+        self.fresh = Fresh()
         self.nursery: trio.Nursery | None = None
 
     async def run(self) -> None:

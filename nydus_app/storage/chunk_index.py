@@ -22,7 +22,10 @@ from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta
 MAX_MATES = 4096
 """So many chunks before and behind one are looked at for the others of its unit."""
 
-RecordOf = Callable[[int], ChunkRecord | None]
+make = tuple.__new__
+"""A NamedTuple's own constructor takes twice as long, and a cold read of small files makes thousands."""
+
+RecordsOf = Callable[[Sequence[int]], list[ChunkRecord | None]]
 
 
 class ChunkIndex(Protocol):
@@ -44,6 +47,10 @@ class ChunkIndex(Protocol):
 
     def end_of(self, index: int) -> int:
         """Uncompressed offset behind a chunk of the table."""
+        ...
+
+    def find(self, offset: int) -> int:
+        """The last chunk that starts at or before an uncompressed offset, -1 where there is none."""
         ...
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
@@ -71,6 +78,8 @@ class ChunkOrder(Protocol):
     def __len__(self) -> int: ...
 
     def end_of(self, index: int) -> int: ...
+
+    def find(self, offset: int) -> int: ...
 
 
 class RecordedIndex:
@@ -115,6 +124,10 @@ class RecordedIndex:
         assert self._order is not None
         return self._order.end_of(index)
 
+    def find(self, offset: int) -> int:
+        assert self._order is not None
+        return self._order.find(offset)
+
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         assert self._order is not None
         return [self.locate(c) for c in self._order.chunks(indexes)]
@@ -133,14 +146,14 @@ class RecordedIndex:
 class CompressionInfoIndex:
     """v6: the blob's own table gives places, the bootstrap's chunk table digests."""
 
-    def __init__(self, blob: Blob, reader: BlobReader, path: str | None, record_of: RecordOf) -> None:
+    def __init__(self, blob: Blob, reader: BlobReader, path: str | None, records_of: RecordsOf) -> None:
         """`reader` is of the object that holds the compression information, `path` of the kept `.blob.meta`, None
-        to keep none; `record_of` a chunk index.
+        to keep none; `records_of` ascending chunk indexes.
         """
         self._blob = blob
         self._reader = reader
         self._path = path
-        self._record_of = record_of
+        self._records_of = records_of
         self._meta: BlobMeta | None = None
         self._table: ChunkTable | None = None
 
@@ -169,13 +182,12 @@ class CompressionInfoIndex:
         blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc, part = placed
         if placed_start != start or placed_size != size:
             raise InvalidImage(f"chunk {index} of blob {self._blob.id}: bootstrap and blob disagree on its place")
-        return Chunk(
-            blob, index, offset, length, start, size, is_compressed, digest, placed_crc if crc is None else crc, part
-        )
+        crc = placed_crc if crc is None else crc
+        return make(Chunk, (blob, index, offset, length, start, size, is_compressed, digest, crc, part))
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
         for index in range(chunk.index + 1, len(self)):
-            if not skip(index) and self._record_of(index) is not None:
+            if not skip(index) and self._records_of((index,))[0] is not None:
                 try:
                     yield from self.chunks((index,))
                 except InvalidImage:
@@ -188,9 +200,10 @@ class CompressionInfoIndex:
         start, size = self.extent_of(index)
         return start + size
 
-    def start_of(self, index: int) -> int:
-        """Uncompressed offset of a chunk, ascending with its index."""
-        return self.extent_of(index)[0]
+    def find(self, offset: int) -> int:
+        """The last chunk that starts at or before an uncompressed offset, -1 where there is none."""
+        assert self._table is not None
+        return self._table.find(offset)
 
     def extent_of(self, index: int) -> tuple[int, int]:
         """Uncompressed offset and size of a chunk."""
@@ -203,12 +216,10 @@ class CompressionInfoIndex:
         return self._table.extents(first, end)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        assert self._table is not None
-        record_of = self._record_of
+        wanted = list(indexes)
         found = []
-        for placed in self._rows(list(indexes)):
-            record = record_of(placed[1])
-            found.append(Chunk(*placed) if record is None else self._merge(placed, record))
+        for placed, record in zip(self._rows(wanted), self._records_of(wanted), strict=True):
+            found.append(make(Chunk, placed) if record is None else self._merge(placed, record))
         return found
 
     def _rows(self, indexes: Sequence[int]) -> list[Row]:

@@ -13,7 +13,6 @@ background's nursery; one that is cancelled gives its flights up, and whoever wa
 from __future__ import annotations
 
 import logging
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -46,6 +45,10 @@ class Store(Protocol):
         """There is no need to fetch it, though it may have to be verified first."""
         ...
 
+    def has_none_of(self, indexes: range) -> bool:
+        """None of them is kept; False also where that would take long to say."""
+        ...
+
     def check(self, chunk: Chunk) -> None:
         """Raises InvalidImage where the chunk could not be kept without hurting others."""
         ...
@@ -62,6 +65,7 @@ MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 class Job(NamedTuple):
     """`stored` is set when the job is quite done; None where there is a background, and so nobody who waits for it."""
 
+    is_ahead: bool  # nobody has asked for these chunks
     chunks: Sequence[Chunk]
     flight: Flight[Buffer | NydusError]
     stored: trio.Event | None
@@ -94,8 +98,20 @@ class ChunkFetcher:
         self._inflight: InFlight[Buffer | NydusError] = InFlight()
         self._streams = Streams()
         self._has_units = blob.has_units
+        self._pread = reader.pread if isinstance(reader, SupportsPread) else None
 
     # ---- for readers --------------------------------------------------------------------------
+
+    def fresh(self, index: int) -> Buffer | None:
+        """Data of a chunk that was fetched ahead and not read yet, if they are still in memory."""
+        return self._background.fresh.get(self, index)
+
+    def drop_fresh(self, indexes: Iterable[int]) -> None:
+        """Somebody has had them."""
+        self._background.fresh.drop(self, indexes)
+
+    def close(self) -> None:
+        self._background.fresh.forget(self)
 
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight
@@ -169,9 +185,8 @@ class ChunkFetcher:
         here, end = index.end_of(last), len(index)
         while stream.frontier < end and (begins := index.end_of(stream.frontier - 1)) - here < self._lookahead:
             first = stream.frontier
-            within = bisect_right(range(end), begins + self._batch_size, lo=first, key=index.end_of)
-            stream.frontier = max(within, first + 1)
-            cold = [i for i in range(first, stream.frontier) if not self._skip(i)]
+            stream.frontier = min(max(index.find(begins + self._batch_size), first + 1), end)
+            cold = self._cold(range(first, stream.frontier))
             if cold:
                 try:
                     self._launch(nursery, index.chunks(cold))
@@ -179,6 +194,12 @@ class ChunkFetcher:
                     log.debug("nothing is fetched ahead: %s", e)
 
     # ---- windows ------------------------------------------------------------------------------
+
+    def _cold(self, indexes: range) -> Sequence[int]:
+        """Those that nobody has to skip."""
+        if self._store.has_none_of(indexes) and self._inflight.has_none_of(indexes):
+            return indexes
+        return [i for i in indexes if not self._skip(i)]
 
     def _skip(self, index: int) -> bool:
         return index in self._inflight or self._store.is_kept(index)
@@ -198,10 +219,15 @@ class ChunkFetcher:
         has_background = self._background.nursery is not None
         for window in plan_windows(wanted, spare, self._batch_size):
             jobs = [
-                Job(chunks, self._inflight.claim([c.index for c in chunks]), None if has_background else trio.Event())
+                Job(
+                    ahead is None or chunks[0].index not in indexes,
+                    chunks,
+                    self._inflight.claim([c.index for c in chunks]),
+                    None if has_background else trio.Event(),
+                )
                 for chunks in plan_jobs(window, indexes)
             ]
-            if isinstance(self._reader, SupportsPread):
+            if self._pread is not None:
                 self._submit(jobs, None)
             else:
                 nursery.start_soon(self._request, window, jobs)
@@ -247,7 +273,7 @@ class ChunkFetcher:
             log.exception("unexpected error in a worker")
             outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(job.flight.land, outcomes)
+            token.run_sync_soon(self._land, job, outcomes)
         try:
             if good:
                 self._store.store(good)
@@ -257,12 +283,19 @@ class ChunkFetcher:
                 with suppress(trio.RunFinishedError):
                     token.run_sync_soon(job.stored.set)
 
+    def _land(self, job: Job, outcomes: Decoded) -> None:
+        job.flight.land(outcomes)
+        if job.is_ahead:
+            for index, data in outcomes.items():
+                if not isinstance(data, NydusError):
+                    self._background.fresh.put(self, index, data)
+
     def _decode(self, job: Job, fetched: tuple[int, Buffer] | None) -> Decoded:
         if fetched is None:
-            assert isinstance(self._reader, SupportsPread)
+            assert self._pread is not None
             offset = min(c.compressed_offset for c in job.chunks)
             end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
-            fetched = offset, self._reader.pread(offset, end - offset)
+            fetched = offset, self._pread(offset, end - offset)
         return decode_chunks(
             self.blob, job.chunks, fetched[1], fetched[0],
             validate=self._validate, dictionary_of=self.index.dictionary,

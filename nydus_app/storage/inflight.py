@@ -41,6 +41,9 @@ class InFlight(Generic[T]):
     def __contains__(self, index: int) -> bool:
         return index in self._flights
 
+    def has_none_of(self, indexes: range) -> bool:
+        return self._flights.keys().isdisjoint(indexes)
+
     def get(self, index: int) -> Flight[T] | None:
         return self._flights.get(index)
 

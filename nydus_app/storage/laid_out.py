@@ -90,3 +90,8 @@ class LaidOutPlaces:
         """Address behind chunk `index`, or behind the last one before it."""
         number = bisect_right(self._indexes, index) - 1
         return self._end(number) if number >= 0 else 0
+
+    def find(self, offset: int) -> int:
+        """The last chunk whose address is at or before `offset`."""
+        number = bisect_right(self._starts, offset // BLOCK) - 1
+        return self._indexes[number] if number >= 0 else -1

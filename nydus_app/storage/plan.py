@@ -7,6 +7,7 @@ A window is decoded in jobs, what somebody waits for before what came along.
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from nydus_app.formats.rafs.values import Chunk
@@ -21,12 +22,21 @@ MAX_AHEAD_CHUNKS = 4096
 """So many chunks are looked at for amplification; a hostile table cannot make it endless."""
 
 
+PLACE = itemgetter(2, 1)
+"""A chunk's compressed offset, and its index where that is the same."""
+
+UNCOMPRESSED_SIZE = itemgetter(5)
+
+
 class Window(NamedTuple):
     """Bytes [offset, end) of the blob object, and the chunks that lie in them, in that order."""
 
     offset: int
     end: int
     chunks: tuple[Chunk, ...]
+    decoded_bytes: int
+    has_spare: bool
+    """Chunks that nobody waits for came along."""
 
 
 class _Growing:
@@ -37,6 +47,22 @@ class _Growing:
         self.end = chunk.compressed_offset + chunk.compressed_size
         self.decoded = chunk.uncompressed_size
         self.chunks = [chunk]
+        self.has_spare = False
+
+    @classmethod
+    def of_neighbours(cls, chunks: Sequence[Chunk], limit_bytes: int) -> "_Growing | None":
+        """All at once where each begins at the end of the one before; else None."""
+        end = chunks[0].compressed_offset
+        for chunk in chunks:
+            if chunk[2] != end:
+                return None
+            end += chunk[3]
+        decoded = sum(map(UNCOMPRESSED_SIZE, chunks))
+        if end - chunks[0].compressed_offset > limit_bytes or decoded > MAX_WINDOW_BYTES:
+            return None
+        window = cls(chunks[0])
+        window.end, window.decoded, window.chunks = end, decoded, list(chunks)
+        return window
 
     def take(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
         """False, and nothing changed, where the window would become too large or too sparse."""
@@ -54,7 +80,7 @@ class _Growing:
         return True
 
     def close(self) -> Window:
-        return Window(self.offset, self.end, tuple(self.chunks))
+        return Window(self.offset, self.end, tuple(self.chunks), self.decoded, self.has_spare)
 
 
 def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: int) -> list[Window]:
@@ -65,8 +91,10 @@ def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: in
     """
     gap = batch_size >> 7
     merged = min(max(batch_size, 128 << 10), MAX_WINDOW_BYTES)
-    windows: list[_Growing] = []
-    for chunk in sorted(wanted, key=lambda c: (c.compressed_offset, c.index)):
+    in_order = sorted(wanted, key=PLACE)
+    whole = _Growing.of_neighbours(in_order, merged) if in_order else None
+    windows: list[_Growing] = [] if whole is None else [whole]
+    for chunk in in_order if whole is None else ():
         if not windows or not windows[-1].take(chunk, merged, gap):
             windows.append(_Growing(chunk))
     if windows and batch_size:
@@ -78,6 +106,7 @@ def plan_windows(wanted: Sequence[Chunk], ahead: Iterable[Chunk], batch_size: in
                 break
             if chunk.index not in taken and last.take(chunk, amplified, gap):
                 taken.add(chunk.index)
+                last.has_spare = True
     return [w.close() for w in windows]
 
 
@@ -87,6 +116,8 @@ def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]
     Chunks of one unit that follow each other stay together, whatever their size, and come with the first of them
     that is wanted: the unit is decoded once.
     """
+    if not window.has_spare and window.decoded_bytes <= JOB_BYTES:
+        return [window.chunks]
     jobs: list[tuple[Chunk, ...]] = []
     units = {c.part.unit for c in window.chunks if c.part is not None and c.index in wanted}
     for is_wanted in (True, False):

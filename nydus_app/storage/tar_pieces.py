@@ -32,6 +32,9 @@ class TarPieces:
     def end_of(self, index: int) -> int:
         return min((index + 1) * PIECE_BYTES, self._blob.uncompressed_size)
 
+    def find(self, offset: int) -> int:
+        return min(offset // PIECE_BYTES, len(self) - 1)
+
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         return [piece(self._blob, i) for i in indexes]
 
@@ -40,6 +43,10 @@ class TarPieces:
             raise InvalidImage(f"tar {self._blob.id} has no bytes {offset} to {end}")
         first, last = offset // PIECE_BYTES, min((end - 1) // PIECE_BYTES, len(self) - 1)
         return [self._extent(i) for i in range(first, last + 1)]
+
+    def run(self, offset: int, end: int) -> None:
+        """Its last piece ends where no block does."""
+        return None
 
     def _extent(self, index: int) -> Extent:
         start, stop = index * PIECE_BYTES, self.end_of(index)

@@ -4,11 +4,12 @@ EROFS copies a device's data into the page cache of its own files at once, so th
 use a moment later: what was answered longer ago than KEPT_BYTES is dropped (`posix_fadvise(2)`, DONTNEED).
 What the kernel has read ahead, and not used yet, is among the most recent.
 
-Concurrency: `answered` and `run` are on the trio thread, the advice is given in a worker thread; `take` and
-`close` are called while `run` does not run.
+Concurrency: `answered` and `run` are on the trio thread; the advice is given in a worker thread, `close` may come
+from another one.
 """
 
 import os
+import threading
 from collections import deque
 
 import trio
@@ -24,6 +25,7 @@ class DeviceCopies:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd = -1
+        self._using = threading.Lock()
         self._answered: deque[tuple[int, int]] = deque()
         self._bytes = 0
         self._wake: trio.Event | None = None
@@ -41,9 +43,10 @@ class DeviceCopies:
         self._fd = fd
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._using:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     def answered(self, offset: int, size: int) -> None:
         if self._answered and sum(self._answered[-1]) == offset:
@@ -77,5 +80,6 @@ class DeviceCopies:
 
     def _drop(self, ranges: list[tuple[int, int]]) -> None:
         for offset, size in ranges:
-            if self._fd >= 0:
-                os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)
+            with self._using:
+                if self._fd >= 0:
+                    os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)

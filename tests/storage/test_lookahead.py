@@ -30,6 +30,9 @@ class Table(RecordedIndex):
     def end_of(self, index: int) -> int:
         return (index + 1) * SIZE
 
+    def find(self, offset: int) -> int:
+        return min(offset // SIZE, COUNT - 1)
+
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         return chunks(indexes)
 

@@ -67,7 +67,7 @@ def test_an_endless_table_ends() -> None:
 @settings(deadline=None)
 @given(chunks=CHUNKS, wanted=st.sets(st.integers(0, 40)))
 def test_jobs_hold_each_chunk_once_and_what_is_waited_for_first(chunks: list[Chunk], wanted: set[int]) -> None:
-    window = Window(0, 1 << 40, tuple(chunks))
+    window = Window(0, 1 << 40, tuple(chunks), sum(c.uncompressed_size for c in chunks), True)
     jobs = plan_jobs(window, wanted)
     assert sorted(c.index for job in jobs for c in job) == sorted(c.index for c in chunks)
     assert all(len(job) == 1 or sum(c.uncompressed_size for c in job) <= JOB_BYTES for job in jobs)

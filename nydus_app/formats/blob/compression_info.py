@@ -112,6 +112,8 @@ class ChunkTable:
         if self._contexts is None and len(table) != records:
             raise InvalidImage(f"blob {blob.id}: a table of {len(table)} bytes for {self._count} chunks")
         self._table = table[:records]
+        self._words = self._table.cast("Q")
+        self._stride = self._size // U64.size
         self._context_count = header.contexts.count
         self._blob = blob
         self._index = blob.index
@@ -177,11 +179,23 @@ class ChunkTable:
 
     def extent(self, index: int) -> tuple[int, int]:
         """Uncompressed offset and size of a chunk; `index` is less than the table's length."""
+        word = self._words[index * self._stride]
         if self._is_v2:
-            (word,) = U64.unpack_from(self._table, index * V2.size)
             return (word & 0xFFFF_FFFF) << 12, (word >> 32 & 0xFF_FFFF) + 1
-        (word,) = U64.unpack_from(self._table, index * V1.size)
         return word & OFFSET_MASK, (word >> 44 | (word >> 8 & 0xF) << 20) + 1
+
+    def find(self, offset: int) -> int:
+        """The last chunk that starts at or before an uncompressed offset, -1 where there is none; starts ascend."""
+        words, stride = self._words, self._stride
+        mask, shift = (0xFFFF_FFFF, 12) if self._is_v2 else (OFFSET_MASK, 0)
+        low, high = 0, self._count
+        while low < high:
+            middle = (low + high) >> 1
+            if (words[middle * stride] & mask) << shift <= offset:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
 
     def unit_of(self, index: int) -> int | None:
         """The number of the unit that a chunk of the table shares with others; None where it shares none."""

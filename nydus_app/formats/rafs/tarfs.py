@@ -4,6 +4,7 @@ The address of a chunk is its place in the tar, in blocks of 512 bytes. Nobody h
 there digests; what is fetched and kept are pieces of the tar, each PIECE_BYTES long, whatever files lie in them.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from nydus_app.errors import InvalidImage
@@ -40,6 +41,9 @@ class BootstrapTarfs(BootstrapV6):
     def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """Its records say nothing."""
         return None
+
+    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        return [None] * len(indexes)
 
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
         found = []

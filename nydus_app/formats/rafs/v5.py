@@ -8,7 +8,7 @@ are sorted by name.
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from struct import Struct
 
@@ -298,6 +298,9 @@ class BootstrapV5:
     def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """v5 has no table of a blob's chunks."""
         return None
+
+    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        return [None] * len(indexes)
 
     def prefetch_inos(self) -> list[int]:
         at, count = self._prefetch

@@ -8,7 +8,7 @@ compressed bytes lie is the blob's own knowledge, its digest the chunk table's.
 import stat
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from struct import Struct
 
@@ -283,6 +283,22 @@ class BootstrapV6:
         at = self._chunk_table[0] + (number - 1) * CHUNK.size
         digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(self._data.view, at)
         return start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None
+
+    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        if self._records is None:
+            self._records = self._index_chunk_table()
+        numbers = self._records.get(blob_index, {})
+        if isinstance(numbers, dict) or indexes[-1] >= len(numbers):
+            return [self.chunk_record(blob_index, i) for i in indexes]
+        view, before = self._data.view, self._chunk_table[0] - CHUNK.size
+        found: list[ChunkRecord | None] = []
+        for number in map(numbers.__getitem__, indexes):
+            if number:
+                digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(view, before + number * CHUNK.size)
+                found.append((start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None))
+            else:
+                found.append(None)
+        return found
 
     def _index_chunk_table(self) -> dict[int, "array[int] | dict[int, int]"]:
         """By blob: record number + 1 of each chunk index; an array where indexes are dense.

@@ -5,7 +5,7 @@ an image owes nobody UTF-8. Nothing here is kept per file: a value lives as long
 that asked for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
@@ -225,6 +225,10 @@ class Bootstrap(Protocol):
 
     def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
         """v6: the chunk table's record of a blob's chunk; v5 has no such table: None."""
+        ...
+
+    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        """`chunk_record` of each of ascending indexes."""
         ...
 
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:

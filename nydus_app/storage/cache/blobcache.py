@@ -63,6 +63,7 @@ class BlobCache:
             blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, background=background,
             store=self,
         )  # fmt: skip
+        self.fresh, self.drop_fresh = self._fetcher.fresh, self._fetcher.drop_fresh
 
     def is_ready(self, index: int) -> bool:
         return index < len(self._ready) and bool(self._ready[index])
@@ -73,6 +74,10 @@ class BlobCache:
     def is_kept(self, index: int) -> bool:
         """It lies in the file, though perhaps not verified yet."""
         return self.is_ready(index) or (self._file is not None and self._file.is_set(index))
+
+    def has_none_of(self, indexes: range) -> bool:
+        is_kept = self._ready.find(1, indexes.start, indexes.stop) >= 0
+        return not is_kept and (self._file is None or self._file.has_none_of(indexes))
 
     def follow(self, first: int, last: int) -> None:
         self._fetcher.follow(first, last)
@@ -115,6 +120,7 @@ class BlobCache:
         return file.fd
 
     def close(self) -> None:
+        self._fetcher.close()
         self._reader.close()
         self._index.close()
         if self._file is not None:

@@ -38,6 +38,10 @@ class DataFile:
     def is_set(self, index: int) -> bool:
         return index < self._count and chunkmap.test_bit(self._bits, index)
 
+    def has_none_of(self, indexes: range) -> bool:
+        """No bit of theirs is set, nor one of their neighbours in a byte."""
+        return not any(self._bits[indexes.start >> 3 : (indexes.stop + 7) >> 3])
+
     def flags(self) -> bytes:
         """A byte for each chunk: 1 where its bit is set."""
         return chunkmap.expand_bits(self._bits, self._count)

@@ -52,6 +52,9 @@ class DummyCache:
     def is_kept(self, index: int) -> bool:
         return False
 
+    def has_none_of(self, indexes: range) -> bool:
+        return True
+
     def check(self, chunk: Chunk) -> None:
         """Nothing is written anywhere."""
 
@@ -60,6 +63,12 @@ class DummyCache:
 
     def follow(self, first: int, last: int) -> None:
         """There is no place to keep what nobody has asked for."""
+
+    def fresh(self, index: int) -> Buffer | None:
+        return None
+
+    def drop_fresh(self, indexes: Iterable[int]) -> None:
+        """Nothing is fetched ahead."""
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         got = {i: self._recent[i] for i in wanted if i in self._recent}

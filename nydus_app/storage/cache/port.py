@@ -24,6 +24,12 @@ class ChunkCache(Protocol):
         """Somebody reads chunks `first` to `last`: who reads on and on is fetched ahead of. Never waits."""
         ...
 
+    def fresh(self, index: int) -> Buffer | None:
+        """The chunk's data where they happen to be in memory; `drop_fresh` tells that they have been read."""
+        ...
+
+    def drop_fresh(self, indexes: Iterable[int]) -> None: ...
+
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         """Make every chunk readable; `chunks` is asked for those that nobody is fetching yet.
 
