@@ -1,4 +1,4 @@
-"""mutate.py WHAT SEED COUNT: read COUNT damaged copies of a tiny image; a line of JSON says what came of it.
+"""mutate.py WHAT SEED COUNT GOLDEN: read COUNT damaged copies of a small image; a line of JSON says what came of it.
 
 Run as a process of its own, so that its peak memory is that of the reader alone. WHAT names a target
 below. An outcome is the refusal, or everything that can be listed and read, errors included. Of damaged
@@ -143,11 +143,18 @@ def _v6_boot(size: int) -> list[tuple[int, int]]:
     return [(1024, 1114), (1152, 1204), (1408, 1480), (4096, 4316), (8192 + 4096, size)]
 
 
+def _zran_contexts(size: int) -> list[tuple[int, int]]:
+    """16 records without the places that mean nothing, 2 contexts, dictionaries, header."""
+    words = [(24 * i + at, 24 * i + at + 8) for i in range(16) for at in (0, 16)]
+    return [*words, *[(384, 464)] * 20, (464, size - 4096), (size - 4096, size - 4030)]
+
+
 OUTCOMES = {"v5 bootstrap laid out as EROFS": laid_out}
 """Of targets that are not read as a mounted image is."""
 
 TARGETS: dict[str, tuple[str, str, Callable[[int], list[tuple[int, int]]], str]] = {
-    # name: image, file (glob), ranges, what of the cache is there (and then not in the backend)
+    # name: image (tiny, or of the unpacked golden set), file (glob), ranges, what of the cache is there (and then not
+    # in the backend)
     "v5 bootstrap": ("v5", "boot", _v5_boot, ""),
     "v5 bootstrap laid out as EROFS": ("v5", "boot", _v5_boot, ""),
     "v6 bootstrap": ("v6", "boot", _v6_boot, ""),
@@ -157,6 +164,11 @@ TARGETS: dict[str, tuple[str, str, Callable[[int], list[tuple[int, int]]], str]]
     "v5 cache data": ("v5", "cache/*.blob.data", lambda size: [(0, size)], "all"),
     "v6 cache data": ("v6", "cache/*.blob.data", lambda size: [(0, size)], "all"),
     "chunk map": ("v6", "cache/*.chunk_map", lambda size: [(0, 16), (4096, size)], "all"),
+    "batch blob": ("v6-batch", "blobs/*", lambda size: [(0, size)], ""),
+    "batch blob.meta": ("v6-batch", "cache/*.blob.meta", lambda size: [(0, 856), (size - 4096, size - 4030)], "blob.meta"),
+    "encrypted blob": ("v6-encrypt", "blobs/*", lambda size: [(0, size)], ""),
+    "zran layer": ("v6-zran", "blobs/9d8d740e*", lambda size: [(0, size)], ""),
+    "zran contexts": ("v6-zran", "blobs/433625c9*", _zran_contexts, ""),
     "blob.meta": ("v6", "cache/*.blob.meta", lambda size: [(0, 200), (size - 4096, size - 4036)], "blob.meta"),
 }
 
@@ -165,11 +177,11 @@ def _is_eio(value: object) -> bool:
     return isinstance(value, str) and value.endswith(f" {errno.EIO}")
 
 
-def prepare(name: str, base: Path) -> tuple[Path, Path, Path, Path]:
+def prepare(name: str, base: Path, golden: Path) -> tuple[Path, Path, Path, Path]:
     """Bootstrap, blobs, work_dir and the file to damage of a copy of the target's image."""
     image, pattern, _, warm = TARGETS[name]
     folder = base / "image"
-    shutil.copytree(IMAGES / image, folder)
+    shutil.copytree(IMAGES / image if (IMAGES / image).exists() else golden / image, folder)
     blobs, work_dir = folder / "blobs", folder / "cache"
     boot = folder / "boot" if (folder / "boot").exists() else next(blobs.iterdir())
     if warm:
@@ -193,10 +205,10 @@ def _leave_only_the_kept_index(blob: Path, work_dir: Path) -> None:
     blob.write_bytes(content)
 
 
-def run(name: str, seed: int, count: int) -> dict[str, object]:
+def run(name: str, seed: int, count: int, golden: Path) -> dict[str, object]:
     warm = TARGETS[name][3]
     with tempfile.TemporaryDirectory() as base:
-        boot, blobs, work_dir, file = prepare(name, Path(base))
+        boot, blobs, work_dir, file = prepare(name, Path(base), golden)
         content = file.read_bytes()
         kept = Path(base) / "kept"
         if warm:
@@ -228,4 +240,4 @@ def _peak_kib() -> int:
 if __name__ == "__main__":
     signal.signal(signal.SIGALRM, _alarm)
     os.environ.pop("NYDUS_OVERRIDES", None)
-    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))

@@ -12,7 +12,8 @@ from manifest import describe
 from mounting import BIN, Daemon, Mounts, copy_blobs
 
 IMAGES = ["v5-zstd", "v5-lz4_block", "v5-none", "v5-sha256", "v6-zstd", "v6-lz4_block", "v6-none", "v6-sha256"]
-PATHS = [*((name, "auto") for name in IMAGES), ("v6-zstd", "fuse"), ("v6-none", "fuse")]
+UNITS = ["v6-batch", "v6-encrypt", "v6-zran-kinds"]
+PATHS = [*((name, "auto") for name in IMAGES + UNITS), ("v6-zstd", "fuse"), ("v6-none", "fuse"), ("v6-zran-kinds", "fuse")]
 
 
 def regular_files(root: Path) -> list[bytes]:

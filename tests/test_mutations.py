@@ -9,16 +9,17 @@ import pytest
 
 from mutate import TARGETS
 
-COUNTS = {"v5 bootstrap": 900, "v5 bootstrap laid out as EROFS": 1500, "v6 bootstrap": 900, "inline bootstrap and TOC": 600}
+COUNTS = {"v5 bootstrap": 900, "v5 bootstrap laid out as EROFS": 1500, "v6 bootstrap": 900, "inline bootstrap and TOC": 600,
+          "batch blob": 60, "batch blob.meta": 60, "encrypted blob": 60, "zran layer": 50, "zran contexts": 100}  # fmt: skip
 COUNT = 300
 PEAK_KIB = 256 << 10
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_damage_is_survived(target: str) -> None:
+def test_damage_is_survived(target: str, golden: Path) -> None:
     count = COUNTS.get(target, COUNT)
     done = subprocess.run(
-        [sys.executable, Path(__file__).parent / "mutate.py", target, "1", str(count)],
+        [sys.executable, Path(__file__).parent / "mutate.py", target, "1", str(count), golden],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -23,9 +23,11 @@ import trio
 from nydus_app.errors import BackendError, CacheError, InvalidImage, NydusError
 from nydus_app.formats.codec.chunk import Decoded, decode_chunks
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.formats.codec.unit import Room
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
 from nydus_app.storage.background import Background
+from nydus_app.storage.buffers import anonymous
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.inflight import Flight, InFlight
@@ -98,6 +100,7 @@ class ChunkFetcher:
         self._inflight: InFlight[Buffer | NydusError] = InFlight()
         self._streams = Streams()
         self._has_units = blob.has_units
+        self._is_zran = bool(blob.features & BlobFeatures.ZRAN)
         self._pread = reader.pread if isinstance(reader, SupportsPread) else None
 
     # ---- for readers --------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class ChunkFetcher:
         if self._has_units:
             wanted = [*wanted, *self.index.unit_mates(wanted, self._skip)]
         spare: Iterable[Chunk] = ()
-        if ahead is not None and self._batch_size:
+        if ahead is not None and self._batch_size and not self._is_zran:  # a context is as much as a window
             last = max(wanted, key=lambda c: c.compressed_offset)
             spare = self.index.following(last, ahead, self._skip)
         indexes = {c.index for c in wanted}
@@ -298,7 +301,7 @@ class ChunkFetcher:
             fetched = offset, self._pread(offset, end - offset)
         return decode_chunks(
             self.blob, job.chunks, fetched[1], fetched[0],
-            validate=self._validate, dictionary_of=self.index.dictionary,
+            validate=self._validate, room=Room(self.index.dictionary, anonymous),
         )  # fmt: skip
 
 

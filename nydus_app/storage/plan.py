@@ -67,14 +67,14 @@ class _Growing:
     def take(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
         """False, and nothing changed, where the window would become too large or too sparse."""
         _, _, offset, size, _, decoded, _, _, _, _ = chunk
-        end = max(offset + size, self.end)
+        end = offset + size
         if (
             not self.offset <= offset <= self.end + gap_bytes
-            or end - self.offset > limit_bytes
+            or (end > self.end and end - self.offset > limit_bytes)
             or self.decoded + decoded > MAX_WINDOW_BYTES
         ):
             return False
-        self.end = end
+        self.end = max(end, self.end)
         self.decoded += decoded
         self.chunks.append(chunk)
         return True

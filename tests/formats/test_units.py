@@ -25,7 +25,7 @@ from nydus_app.formats.blob.compression_info import (
 from nydus_app.formats.blob.contexts import BATCH, CONTEXT_SIZE, ZRAN
 from nydus_app.formats.codec.compress import Decompressor, decompress
 from nydus_app.formats.codec.crypt import decrypt
-from nydus_app.formats.codec.inflate import inflate_from
+from nydus_app.formats.codec.inflate import inflate_into
 from nydus_app.formats.rafs.open import open_bootstrap
 from nydus_app.formats.rafs.v6 import EXT_SUPERBLOCK, EXT_SUPERBLOCK_AT
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Cipher, Compressor, Digester
@@ -59,6 +59,12 @@ def a_table(features: BlobFeatures, records: bytes, contexts: bytes, count: int,
 
 def v2(flags: int, start: int, size: int, offset: int, stored: int, third: int) -> bytes:
     return V2.pack(start >> 12 | (size - 1) << 32 | flags << 56, offset | stored << 40, third)
+
+
+def inflate_from(raw: bytes, size: int, *, dictionary: bytes, byte: int, bits: int) -> bytes:
+    out = bytearray(size)
+    inflate_into(out, b"before" + raw + b"behind", slice(6, 6 + len(raw)), dictionary=dictionary, byte=byte, bits=bits)
+    return bytes(out)
 
 
 # ---- zran ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ The table is kept as it came; a record becomes a Chunk when somebody asks for it
 from struct import Struct
 from typing import NamedTuple
 
-from nydus_app.errors import InvalidImage, UnsupportedImage
+from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.contexts import CONTEXT_SIZE, BatchContexts, ContextArea, ZranContexts
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Part
 
@@ -235,7 +235,7 @@ class ChunkTable:
         part: Part | None = None
         crc: int | None = None
         if flags & ~(V2_COMPRESSED | V2_ZRAN | V2_BATCH | V2_ENCRYPTED | V2_HAS_CRC32):
-            raise UnsupportedImage(f"chunk {index} of blob {self._blob.id} has flags {flags:#x}, some of them unknown")
+            raise InvalidImage(f"chunk {index} of blob {self._blob.id} has flags {flags:#x}, some of them unknown")
         if is_encrypted and self._blob.cipher is None:
             raise InvalidImage(f"chunk {index} of blob {self._blob.id} is encrypted without a key")
         if flags & (V2_ZRAN | V2_BATCH):

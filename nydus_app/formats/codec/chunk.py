@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nydus_app.errors import CorruptChunk, NydusError
 from nydus_app.formats.codec.compress import Buffer, Decompressor, decompress_zstd_frames
 from nydus_app.formats.codec.digest import checksum, digest
-from nydus_app.formats.codec.unit import DictionaryOf, decode_units
+from nydus_app.formats.codec.unit import Room, decode_units
 from nydus_app.formats.rafs.values import Blob, Chunk, Compressor
 
 TOGETHER = 4
@@ -33,14 +33,14 @@ def verify_chunk(blob: Blob, chunk: Chunk, data: Buffer, *, validate: bool) -> N
 
 
 def decode_chunks(
-    blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, *, validate: bool, dictionary_of: DictionaryOf
+    blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, *, validate: bool, room: Room
 ) -> Decoded:
     """Verified uncompressed data of `chunks`, each by itself, from `raw`, the blob's bytes from `offset` on."""
     view = memoryview(raw)
     codec: Decompressor | None = None  # whose context is not made where all was decompressed together
     decoded: Decoded = {}
     if blob.has_units:
-        contents, failed = decode_units(blob, chunks, raw, offset, dictionary_of)
+        contents, failed = decode_units(blob, chunks, raw, offset, room)
         decoded.update((i, _explained(blob, i, e)) for i, e in failed.items())
         chunks = [c for c in chunks if c.index not in failed]
     else:

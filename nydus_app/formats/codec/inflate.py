@@ -1,7 +1,7 @@
 """Inflating from the middle of a gzip stream (zran, rafs-format 8.3), by the system's zlib.
 
 Python's own zlib module cannot begin within a byte. Everything is one call of the library, which holds no lock
-of the interpreter, into one buffer. The reference is zlib's examples/zran.c.
+of the interpreter, into one buffer of the caller's. The reference is zlib's examples/zran.c.
 """
 
 import ctypes
@@ -9,6 +9,8 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_uint, c_ulong, c_void_p
 
 from nydus_app.errors import CorruptChunk, Unsupported
 from nydus_app.formats.codec.compress import Buffer
+
+Writable = bytearray | memoryview
 
 Z_OK, Z_STREAM_END, Z_NEED_DICT, Z_BUF_ERROR = 0, 1, 2, -5
 Z_NO_FLUSH = 0
@@ -57,13 +59,12 @@ def _load_zlib() -> ctypes.CDLL:
     return lib
 
 
-def inflate_from(data: Buffer, size: int, *, dictionary: bytes, byte: int, bits: int) -> bytearray:
-    """`size` bytes from where `data` begins, with the `bits` (0 to 7) of the byte before, and what was inflated last.
+def inflate_into(out: Writable, raw: Buffer, place: slice, *, dictionary: bytes, byte: int, bits: int) -> None:
+    """Fill `out` from where `raw[place]` begins, with the `bits` (0 to 7) of the byte before, and what was inflated last.
 
-    Goes on into the gzip members that follow. Raises CorruptChunk.
+    Goes on into the gzip members that follow. Raises CorruptChunk. `raw` is not copied if it is bytes.
     """
-    stored = data if isinstance(data, bytes) else bytes(data)
-    out = bytearray(size)
+    stored = raw if isinstance(raw, bytes) else bytes(raw)
     lib, stream = _load_zlib(), _Stream()
     _check(lib.inflateInit2_(byref(stream), RAW, lib.zlibVersion(), ctypes.sizeof(_Stream)), stream)
     try:
@@ -71,16 +72,16 @@ def inflate_from(data: Buffer, size: int, *, dictionary: bytes, byte: int, bits:
             _check(lib.inflatePrime(byref(stream), bits, byte >> (8 - bits)), stream)
         if dictionary:
             _check(lib.inflateSetDictionary(byref(stream), dictionary, len(dictionary)), stream)
-        _fill(lib, stream, stored, out)
+        start, stop, _ = place.indices(len(stored))
+        stream.next_in = (ctypes.cast(stored, c_void_p).value or 0) + start
+        stream.avail_in = max(stop - start, 0)
+        _fill(lib, stream, out)
     finally:
         lib.inflateEnd(byref(stream))
-    return out
 
 
-def _fill(lib: ctypes.CDLL, stream: _Stream, stored: bytes, out: bytearray) -> None:
+def _fill(lib: ctypes.CDLL, stream: _Stream, out: Writable) -> None:
     target = (ctypes.c_char * len(out)).from_buffer(out)
-    source = ctypes.cast(stored, c_void_p)
-    stream.next_in, stream.avail_in = source.value, len(stored)
     stream.next_out, stream.avail_out = ctypes.addressof(target), len(out)
     is_raw = True
     while stream.avail_out:

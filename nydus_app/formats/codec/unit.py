@@ -1,6 +1,7 @@
 """Units: stored bytes that are decrypted, decompressed or inflated once for all chunks that lie in them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from nydus_app.errors import CorruptChunk, NydusError
 from nydus_app.formats.codec.compress import Buffer, Decompressor
@@ -10,8 +11,15 @@ DictionaryOf = Callable[[int, int], bytes]
 """Bytes of a blob's compression information, at an offset, of a size; any thread. Raises NydusError."""
 
 
+class Room(NamedTuple):
+    """What decoding units needs from outside of the formats."""
+
+    dictionary_of: DictionaryOf
+    allocate: Callable[[int], Any]  # a writable buffer of so many bytes
+
+
 def decode_units(
-    blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, dictionary_of: DictionaryOf
+    blob: Blob, chunks: Sequence[Chunk], raw: Buffer, offset: int, room: Room
 ) -> tuple[dict[int, memoryview], dict[int, NydusError]]:
     """What those of `chunks` hold that are parts of units, not yet verified; and why others hold nothing. By chunk index.
 
@@ -27,34 +35,39 @@ def decode_units(
     codec = Decompressor(blob.compressor)
     for of_unit in units.values():
         start = of_unit[0].compressed_offset - offset
-        stored = view[start : start + of_unit[0].compressed_size]
+        place = slice(start, start + of_unit[0].compressed_size)
         try:
-            data = memoryview(_decode(blob, of_unit, stored, codec, dictionary_of))
+            data = _inflate(of_unit, raw, place, room)
+            if data is None:
+                data = memoryview(_decode(blob, of_unit[0], view[place], codec))
             contents.update((c.index, _piece(c, data)) for c in of_unit)
         except NydusError as e:
             failed.update((c.index, e) for c in of_unit)
     return contents, failed
 
 
-def _decode(
-    blob: Blob, chunks: Sequence[Chunk], stored: Buffer, codec: Decompressor, dictionary_of: DictionaryOf
-) -> Buffer:
-    """The unit, at least as far as `chunks` reach."""
-    first, part = chunks[0], chunks[0].part
-    assert part is not None
-    if part.is_encrypted:
+def _decode(blob: Blob, chunk: Chunk, stored: Buffer, codec: Decompressor) -> Buffer:
+    """The whole unit that a chunk lies in."""
+    assert chunk.part is not None
+    if chunk.part.is_encrypted:
         from nydus_app.formats.codec.crypt import decrypt
 
         assert blob.cipher is not None
         stored = decrypt(blob.cipher, stored)
-    if part.start is None:
-        return codec.decompress(stored, part.unit_size) if first.is_compressed else stored
-    from nydus_app.formats.codec.inflate import inflate_from
+    return codec.decompress(stored, chunk.part.unit_size) if chunk.is_compressed else stored
 
-    start = part.start
-    needed = max(c.part.offset + c.uncompressed_size for c in chunks if c.part is not None)
-    dictionary = dictionary_of(start.dictionary_offset, start.dictionary_size) if start.dictionary_size else b""
-    return inflate_from(stored, needed, dictionary=dictionary, byte=start.byte, bits=start.bits)
+
+def _inflate(chunks: Sequence[Chunk], raw: Buffer, place: slice, room: Room) -> memoryview | None:
+    """A zran unit as far as `chunks` reach into it; None where it is none."""
+    start = chunks[0].part.start if chunks[0].part is not None else None
+    if start is None:
+        return None
+    from nydus_app.formats.codec.inflate import inflate_into
+
+    dictionary = room.dictionary_of(start.dictionary_offset, start.dictionary_size) if start.dictionary_size else b""
+    out = memoryview(room.allocate(max(c.part.offset + c.uncompressed_size for c in chunks if c.part is not None)))
+    inflate_into(out, raw, place, dictionary=dictionary, byte=start.byte, bits=start.bits)
+    return out
 
 
 def _piece(chunk: Chunk, data: memoryview) -> memoryview:
