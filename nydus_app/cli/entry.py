@@ -55,3 +55,13 @@ def nydus_bench() -> None:
     from nydus_app.cli.bench import main
 
     main()
+
+
+def nydusctl() -> None:
+    _begin()
+    from nydus_app.cli.late_module import load_late
+
+    load_late("trio")
+    from nydus_app.cli.nydusctl import main
+
+    main()
