@@ -43,13 +43,16 @@ from nydus_app.storage.backend.momentary import MomentaryReader
 from nydus_app.storage.backend.port import Backend, BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
+from nydus_app.storage.cache.directory_lock import lock_directory
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.cache.whole_blob import WholeBlob, open_whole_blob
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
+from nydus_app.storage.named_chunks import NamedChunks
 from nydus_app.storage.prebuilt import adopt_prebuilt
 from nydus_app.storage.tar_pieces import TarPieces
 from nydus_app.storage.workers import Workers
@@ -58,6 +61,9 @@ from nydus_app.transports import erofs
 if TYPE_CHECKING:
     from nydus_app.daemon.daemon import FuseDaemon, MakeTransport
     from nydus_app.daemon.handover import Inherited, Keeper, Session
+    from nydus_app.storage.cache.bounded_blob import BoundedBlob
+
+    ShareOf = Callable[[Blob, ChunkIndex, bytearray], BoundedBlob]
 
 log = logging.getLogger("nydus.builder")
 
@@ -163,9 +169,13 @@ class Image(NamedTuple):
         self.bootstrap.close()
 
 
+def _is_bounded(tree: Tree) -> bool:
+    return isinstance(tree.cache, Blobcache) and bool(tree.cache.max_size or tree.cache.min_free)
+
+
 def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader, backend: Backend) -> ChunkIndex:
-    if bootstrap.version == 5:
-        return RecordedIndex(blob)
+    if isinstance(bootstrap, BootstrapV5):
+        return RecordedIndex(blob, NamedChunks(bootstrap, blob).places if _is_bounded(tree) else None)
     if isinstance(bootstrap, BootstrapTarfs):
         return TarPieces(blob)
     if blob.meta_id:
@@ -174,7 +184,8 @@ def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReade
     if not isinstance(tree.cache, Blobcache):
         return CompressionInfoIndex(blob, reader, None, records_of)
     base = os.path.join(tree.cache.work_dir, blob_file_name(blob.id))
-    adopt_prebuilt(base, blob, partial(bootstrap.chunk_record, blob.index))
+    if not tree.cache.compressed:
+        adopt_prebuilt(base, blob, partial(bootstrap.chunk_record, blob.index))
     return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", records_of)
 
 
@@ -190,6 +201,24 @@ def _local_tar(tree: Tree, blob: Blob) -> WholeBlob | None:
     return open_whole_blob(paths, blob)
 
 
+def _bound(options: Blobcache) -> "ShareOf":
+    from nydus_app.storage.cache.bound import Bound
+    from nydus_app.storage.cache.bounded_blob import BoundedBlob
+
+    return partial(BoundedBlob, Bound(options.work_dir, max_size=options.max_size, min_free=options.min_free))
+
+
+def _keeping(options: Blobcache) -> Keeping:
+    is_convergent = options.enable_convergent_encryption
+    return Keeping(
+        options.work_dir,
+        is_compressed=options.compressed,
+        is_encrypted=options.enable_encryption or is_convergent,
+        key=None if is_convergent or not options.encryption_key else bytes.fromhex(options.encryption_key),
+        is_indexed=not options.disable_indexed_map,
+    )
+
+
 def _build_cache(
     tree: Tree,
     blob: Blob,
@@ -197,6 +226,7 @@ def _build_cache(
     index: ChunkIndex,
     workers: Workers,
     background: Background,
+    share_of: "ShareOf | None",
 ) -> ChunkCache:
     common = {
         "validate": tree.cache.validate or tree.rafs.validate,
@@ -208,7 +238,7 @@ def _build_cache(
         return whole
     # v5 images without an extended blob table do not say how many chunks to keep a map of.
     if isinstance(tree.cache, Blobcache) and blob.chunk_count:
-        return BlobCache(blob, reader, index, work_dir=tree.cache.work_dir, **common)
+        return BlobCache(blob, reader, index, keeping=_keeping(tree.cache), share_of=share_of, **common)
     return DummyCache(blob, reader, index, **common)
 
 
@@ -219,11 +249,23 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     """
     if not isinstance(tree.cache, Blobcache | Dummycache):
         raise Unsupported(f"cache {type(tree.cache).__name__} cannot be used yet")
-    work_dir = tree.cache.work_dir if isinstance(tree.cache, Blobcache) else None
+    if not isinstance(tree.cache, Blobcache):
+        return _open_image(tree, background, None, lambda: None)
+    prepare_work_dir(tree.cache.work_dir)
+    lock = lock_directory(tree.cache.work_dir, alone=_is_bounded(tree))
+    try:
+        return _open_image(tree, background, tree.cache.work_dir, partial(os.close, lock))
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _open_image(
+    tree: Tree, background: Background | None, work_dir: str | None, release: Callable[[], None]
+) -> Image:
+    """`release` is called when the image is closed."""
     backend = build_backend(tree.backend)
     assert tree.bootstrap is not None
-    if work_dir is not None:
-        prepare_work_dir(work_dir)
     path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
     _check_validation(tree, bootstrap)
     workers = Workers(getattr(tree.mode, "threads", 4))
@@ -231,10 +273,11 @@ def open_image(tree: Tree, background: Background | None = None) -> Image:
     indexes = [_build_index(tree, bootstrap, b, r, backend) for b, r in zip(bootstrap.blobs, readers, strict=True)]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     background = background or Background()
-    caches = [_build_cache(tree, b, r, i, workers, background) for b, r, i in rows]
+    share_of = _bound(tree.cache) if _is_bounded(tree) else None
+    caches = [_build_cache(tree, b, r, i, workers, background, share_of) for b, r, i in rows]
     if tree.prefetch.enable:
         log.info("prefetch is configured, but this version fetches on demand only")
-    return Image(path, bootstrap, indexes, caches, Device(caches, background, workers))
+    return Image(path, bootstrap, indexes, caches, Device(caches, background, workers, release))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:

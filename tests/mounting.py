@@ -142,6 +142,7 @@ class Mounts:
         args: tuple[object, ...] = (),
         data_path: str = "auto",
         driver: str = "fusedev",
+        overrides: str = "",
         **changes: object,
     ) -> Daemon:
         """`program` with classic flags on an image over localfs."""
@@ -153,7 +154,7 @@ class Mounts:
         return self.start(
             program, "fuse", "--config", config, "--bootstrap", boot, "--mountpoint", here / "mnt",
             "--log-level", "warn", "--rlimit-nofile", "0", *args, mountpoint=here / "mnt",
-            env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} mode.driver={driver}"},
+            env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} mode.driver={driver} {overrides}"},
         )  # fmt: skip
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:

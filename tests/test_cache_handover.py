@@ -107,3 +107,79 @@ def test_the_names_of_nydusd_2_2_are_read(name: str, golden: Path, mounts: Mount
     second = mounts.nydusd(golden / name / "boot", blobs, work_dir=work_dir)
     assert describe(second.mountpoint) == want
     assert not list(work_dir.glob("*.blob.data.chunk_map"))
+
+
+KEY = bytes(range(32)).hex()
+ENCRYPTED = {"enable_encryption": True, "encryption_key": KEY}
+KINDS: dict[str, tuple[dict, dict]] = {
+    "compressed": ({"compressed": True}, {}),
+    "encrypted": ({}, ENCRYPTED),
+    "convergent": ({}, {**ENCRYPTED, "enable_convergent_encryption": True}),
+    "digest-keyed": ({}, {"disable_indexed_map": True}),
+}
+
+
+@pytest.mark.parametrize("direction", ["from nydusd to us", "from us to nydusd"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("v5-zstd", "compressed"), ("v6-lz4_block", "compressed"), ("v6-zstd", "encrypted"), ("v6-none", "convergent"),
+     ("v5-lz4_block", "digest-keyed")],
+)  # fmt: skip
+def test_caches_of_other_kinds_pass_as_well(
+    name: str, kind: str, direction: str, golden: Path, mounts: Mounts, tmp_path: Path, peers: Path
+) -> None:
+    programs: list[Path] = [peers / "nydusd", BIN / "nydusd"]
+    first, second = programs if direction == "from nydusd to us" else programs[::-1]
+    blobs = copy_blobs(golden, name, tmp_path / "blobs")
+    work_dir = tmp_path / "cache"
+    work_dir.mkdir()
+    options, config = KINDS[kind]
+    backend = {"type": "localfs", "config": {"dir": str(blobs)}}
+    cache = {"type": "blobcache", **options, "config": {"work_dir": str(work_dir), **config}}
+
+    def mount(program: Path) -> Daemon:
+        boot = golden / name / "boot"
+        device = {"backend": backend, "cache": cache}
+        return mounts.nydusd(boot, blobs, program=program, amplify_io=0, device=device)
+
+    daemon = mount(first)
+    want = {n: read(daemon.mountpoint, n) for n in regular_files(daemon.mountpoint)}
+    daemon.stop()
+    assert bool(list(work_dir.glob("*.blob.raw"))) == (kind == "compressed")
+    overwrite_with_ff(blobs)
+    daemon = mount(second)
+    assert dict(zip(want, outcomes(daemon.mountpoint, list(want)), strict=True)) == want
+    daemon.stop()
+
+
+@pytest.mark.parametrize(("before", "after"), [("encrypted", "plain"), ("compressed", "plain"), ("plain", "encrypted")])
+def test_a_cache_of_another_kind_is_not_believed(
+    before: str, after: str, golden: Path, mounts: Mounts, tmp_path: Path
+) -> None:
+    """Without validation, too: the map's bits are about other bytes."""
+    kinds = {
+        "plain": "", "compressed": "cache.compressed=true",
+        "encrypted": f"cache.enable_encryption=true cache.encryption_key={KEY}",
+    }  # fmt: skip
+    blobs = golden / "v6-none" / "blobs"
+    right = digests(golden / "kinds.manifest.jsonl")
+    for number, kind in enumerate((after, before, after)):  # the first one leaves a data file for the last
+        daemon = mounts.nydusd(
+            golden / "v6-none" / "boot", blobs, work_dir=tmp_path / "cache", overrides=kinds[kind],
+        )
+        names = [n for n in regular_files(daemon.mountpoint) if n in right]
+        some = names[: len(names) // 2] if number == 0 else names
+        found = {n: sha256(read(daemon.mountpoint, n)).hexdigest() for n in some}
+        assert found == {n: right[n] for n in some}
+        daemon.stop()
+
+
+def test_daemons_on_one_directory_see_what_the_others_fetched(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    blobs = copy_blobs(golden, "v6-zstd", tmp_path / "blobs")
+    boot = golden / "v6-zstd" / "boot"
+    both = [mounts.nydusd(boot, blobs, work_dir=tmp_path / "cache", amplify_io=0) for _ in range(2)]
+    names = regular_files(both[0].mountpoint)
+    read(both[1].mountpoint, names[0])  # it has looked at the map
+    want = {n: read(both[0].mountpoint, n) for n in names}
+    overwrite_with_ff(blobs)
+    assert dict(zip(names, outcomes(both[1].mountpoint, names), strict=True)) == want

@@ -1,37 +1,31 @@
-"""What a cache directory holds, and what is wrong with it. DIR is the cache.work_dir of the daemons."""
+"""What a cache directory holds, and what is wrong with it. DIR is the cache.work_dir of the daemons.
+
+All steps may be taken beside running daemons. What changes something needs the directory for itself for a moment: where
+a daemon has it, nothing is changed, and the exit status is 1.
+"""
 
 import argparse
-import time
+from importlib import import_module
 
-from nydus_app.cli.columns import format_age, format_bytes, format_columns
-from nydus_app.errors import InvalidImage
-from nydus_app.storage.cache.directory import KeptBlob, list_directory, read_readiness
+STEPS = {
+    "status": "what is there, blob by blob",
+    "gc": "remove what nobody has used for a while, and what killed daemons left",
+    "verify": "compare chunks with their digests; repair or drop what is damaged",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    status = steps.add_parser("status", help="what is there, blob by blob; changes nothing")
-    status.add_argument("directory", metavar="DIR")
-    status.set_defaults(run=run_status)
+    for name, summary in STEPS.items():
+        module = import_module(f"nydus_app.cli.ctl_cache_{name}")
+        step = steps.add_parser(
+            name, help=summary, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        step.add_argument("directory", metavar="DIR")
+        module.add_arguments(step)
+        step.set_defaults(take=module.run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    status: int = arguments.run(arguments)
+    status: int = arguments.take(arguments)
     return status
-
-
-def run_status(arguments: argparse.Namespace) -> int:
-    listing = list_directory(arguments.directory)
-    now = time.time()
-    head = ["blob", "chunks", "ready", "on disk", "written"]
-    print(format_columns(head, [_line(blob, now) for blob in listing.blobs], 1))
-    return 0
-
-
-def _line(blob: KeptBlob, now: float) -> list[str]:
-    try:
-        ready, total = read_readiness(blob)
-        chunks = [f"{ready}/{total}", f"{ready / total:.0%}" if total else "-"]
-    except InvalidImage as e:
-        chunks = [str(e), "-"]
-    return [blob.id[:16], *chunks, format_bytes(blob.allocated), f"{format_age(now - blob.used)} ago"]

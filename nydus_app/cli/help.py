@@ -19,6 +19,7 @@ Keys that are used most (all of them: nydus-run … --cfg job):
   mountpoint              directory to mount on
   backend.dir             directory of the blobs (backend=localfs)
   cache.work_dir          where fetched data stay; root: /var/cache/nydus, others: ~/.cache/nydus
+  cache.max_size          bytes that the cache may hold; the least recently read goes (no bound)
   cache.validate          compare every chunk with its digest (true)
   rafs.batch_size         bytes fetched around a small read, 0 for none (1 MiB)
   mode.threads            worker threads (4)

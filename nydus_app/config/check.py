@@ -32,6 +32,7 @@ from nydus_app.config.tree import (
 from nydus_app.errors import ConfigError, ConfigFileError, Unsupported
 
 MAX_BATCH_SIZE = 0x1000_0000
+MIN_CACHE_SIZE = 64 << 10
 MAX_SOCKET_PATH = 107
 MISSING_LOCALFS = "backend.dir (or backend.blob_file)"
 
@@ -126,6 +127,8 @@ def _cache_problems(cache: Any) -> Iterator[str]:
     if not isinstance(cache, Dummycache) and not cache.work_dir:
         yield "cache.work_dir: it must not be empty (and no home directory says where to put it)"
     yield from _prefetch_problems("cache.prefetch", cache.prefetch)
+    if isinstance(cache, Blobcache):
+        yield from _bound_problems(cache)
     if not isinstance(cache, Blobcache) or not (cache.enable_encryption or cache.enable_convergent_encryption):
         return
     if cache.compressed:
@@ -138,6 +141,14 @@ def _cache_problems(cache: Any) -> Iterator[str]:
         key = b""
     if len(key) != 32 or key[:16] == key[16:]:
         yield "cache.encryption_key: 64 hexadecimal digits are wanted, the two halves different"
+
+
+def _bound_problems(cache: Blobcache) -> Iterator[str]:
+    for name in ("max_size", "min_free"):
+        if getattr(cache, name) < 0:
+            yield f"cache.{name}={getattr(cache, name)}: bytes, 0 for no bound"
+    if 0 < cache.max_size < MIN_CACHE_SIZE:
+        yield f"cache.max_size={cache.max_size}: at least {MIN_CACHE_SIZE} bytes, 0 for no bound"
 
 
 def _prefetch_problems(key: str, prefetch: Prefetch) -> Iterator[str]:
@@ -175,12 +186,6 @@ def _later(tree: Tree) -> Iterator[str]:
     if tree.external_backends:
         yield "external_backends"
     match tree.cache:
-        case Blobcache(compressed=True):
-            yield "cache.compressed"
-        case Blobcache(enable_encryption=True) | Blobcache(enable_convergent_encryption=True):
-            yield "an encrypted cache (cache.enable_encryption)"
-        case Blobcache(disable_indexed_map=True):
-            yield "cache.disable_indexed_map"
         case Blobcache() | Dummycache():
             pass
         case _:

@@ -228,6 +228,8 @@ class Blobcache:
     enable_encryption: bool = False
     enable_convergent_encryption: bool = False
     encryption_key: str = ""  # hex of 32 bytes
+    max_size: int = 0  # bytes that the directory may hold, 0: no bound; needs a directory of its own
+    min_free: int = 0  # bytes that its file system shall keep free, 0: no bound
     prefetch: Prefetch = field(default_factory=Prefetch)
 
 

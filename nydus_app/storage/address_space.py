@@ -120,12 +120,17 @@ class AddressSpace:
         if offset >= end:
             return []
         await self._places.load()
-        cache = self._cache
-        chunks = self._places.run(offset, end)
-        if chunks is not None and cache.are_ready(*chunks) and cache.fresh(chunks[0]) is None:
-            cache.follow(*chunks)
-            return [await pread_ready(cache.data_fd(), end - offset, offset)]
+        if (chunks := self._places.run(offset, end)) is not None and self._cache.fresh(chunks[0]) is None:
+            with self._cache.hold(range(chunks[0], chunks[1] + 1)):
+                if self._cache.are_ready(*chunks):
+                    self._cache.follow(*chunks)
+                    return [await pread_ready(self._cache.data_fd(), end - offset, offset)]
         extents = self._places.extents(offset, end)
+        with self._cache.hold(e.index for e in extents):
+            return await self._read(extents, offset, end)
+
+    async def _read(self, extents: Sequence[Extent], offset: int, end: int) -> Sequence[Buffer]:
+        cache = self._cache
         cache.follow(extents[0].index, extents[-1].index)
         decoded = {e.index: data for e in extents if (data := cache.fresh(e.index)) is not None}
         missing = [e.index for e in extents if e.index not in decoded and not cache.is_ready(e.index)]

@@ -53,7 +53,7 @@ async def load_blob_meta(blob: Blob, reader: BlobReader, path: str | None) -> Bl
 
     Raises InvalidImage, BackendError, CacheError.
     """
-    kept = await trio.to_thread.run_sync(_read_kept, blob, path)
+    kept = await trio.to_thread.run_sync(read_kept_meta, blob, path)
     if kept is not None:
         return kept
     offset, size = ci_range(blob)
@@ -68,7 +68,8 @@ def _is_large(blob: Blob) -> bool:
     return bool(blob.features & BlobFeatures.ZRAN) and meta_file_size(blob) > LARGE_BYTES
 
 
-def _read_kept(blob: Blob, path: str | None) -> BlobMeta | None:
+def read_kept_meta(blob: Blob, path: str | None) -> BlobMeta | None:
+    """The one at `path`, None where there is none that fits. Blocks."""
     if path is None:
         return None
     try:

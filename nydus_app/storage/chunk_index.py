@@ -17,7 +17,7 @@ from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.compression_info import ChunkTable, Row, over_read
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.backend.port import BlobReader
-from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta
+from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta, read_kept_meta
 
 MAX_MATES = 4096
 """So many chunks before and behind one are looked at for the others of its unit."""
@@ -26,6 +26,7 @@ make = tuple.__new__
 """A NamedTuple's own constructor takes twice as long, and a cold read of small files makes thousands."""
 
 RecordsOf = Callable[[Sequence[int]], list[ChunkRecord | None]]
+PlacesOf = Callable[[int, int], list[Chunk]]
 
 
 class ChunkIndex(Protocol):
@@ -39,6 +40,10 @@ class ChunkIndex(Protocol):
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
         """Located chunks behind `chunk`, in the order of the blob as far as known, without those to skip."""
+        ...
+
+    def places(self, first: int, end: int) -> list[Chunk]:
+        """Located chunks of [first, end), without digests, as far as known. Blocks; raises InvalidImage."""
         ...
 
     def __len__(self) -> int:
@@ -85,9 +90,11 @@ class ChunkOrder(Protocol):
 class RecordedIndex:
     """v5: the records came with their places; which follow which, only a layout of the whole image knows."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, places: PlacesOf | None = None) -> None:
+        """`places` knows the image's records by chunk index, where somebody has to."""
         self._blob = blob
         self._is_stargz = blob.is_stargz
+        self._places = places
         self._order: ChunkOrder | None = None
 
     def lay_out(self, order: ChunkOrder) -> None:
@@ -116,6 +123,10 @@ class RecordedIndex:
                     yield self.locate(c)
         except InvalidImage:
             return
+
+    def places(self, first: int, end: int) -> list[Chunk]:
+        assert self._places is not None
+        return [self.locate(c) for c in self._places(first, end)]
 
     def __len__(self) -> int:
         return 0 if self._order is None else len(self._order)
@@ -146,9 +157,9 @@ class RecordedIndex:
 class CompressionInfoIndex:
     """v6: the blob's own table gives places, the bootstrap's chunk table digests."""
 
-    def __init__(self, blob: Blob, reader: BlobReader, path: str | None, records_of: RecordsOf) -> None:
+    def __init__(self, blob: Blob, reader: BlobReader | None, path: str | None, records_of: RecordsOf) -> None:
         """`reader` is of the object that holds the compression information, `path` of the kept `.blob.meta`, None
-        to keep none; `records_of` ascending chunk indexes.
+        to keep none; `records_of` ascending chunk indexes. Without a reader nothing is fetched.
         """
         self._blob = blob
         self._reader = reader
@@ -166,6 +177,7 @@ class CompressionInfoIndex:
             return
         async with self._loading:
             if self._table is None:
+                assert self._reader is not None
                 self._meta = await load_blob_meta(self._blob, self._reader, self._path)
                 self._table = self._meta.table
 
@@ -192,6 +204,21 @@ class CompressionInfoIndex:
                     yield from self.chunks((index,))
                 except InvalidImage:
                     return
+
+    def places(self, first: int, end: int) -> list[Chunk]:
+        return [Chunk(*row) for row in self._kept_table().rows(first, end)]
+
+    def kept_chunks(self, indexes: Iterable[int]) -> list[Chunk]:
+        """As `chunks`, from what is kept. Blocks; raises InvalidImage where nothing is."""
+        self._kept_table()
+        return self.chunks(indexes)
+
+    def _kept_table(self) -> ChunkTable:
+        if self._table is None and (kept := read_kept_meta(self._blob, self._path)) is not None:
+            self._meta, self._table = kept, kept.table
+        if self._table is None:
+            raise InvalidImage("its compression information (.blob.meta) is not here")
+        return self._table
 
     def __len__(self) -> int:
         return 0 if self._table is None else len(self._table)

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import trio
@@ -16,9 +17,17 @@ from nydus_app.storage.workers import Workers
 
 
 class Device:
-    """`caches[i]` holds blob i, `background` and `workers` are theirs. Closing the device closes them."""
+    """`caches[i]` holds blob i, `background` and `workers` are theirs. Closing the device closes them, and calls `release`."""
 
-    def __init__(self, caches: Sequence[ChunkCache], background: Background, workers: Workers) -> None:
+    def __init__(
+        self,
+        caches: Sequence[ChunkCache],
+        background: Background,
+        workers: Workers,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._is_bounded = any(cache.is_bounded for cache in caches)
+        self._release = release
         self._workers = workers
         self._caches = caches
         self.background = background
@@ -29,6 +38,15 @@ class Device:
 
         `ahead` is looked at only when something has to be fetched.
         """
+        if not self._is_bounded:
+            return await self._read(segments, ahead)
+        with ExitStack() as held:
+            for blob_index in {s.chunk.blob_index for s in segments}:
+                indexes = [s.chunk.index for s in segments if s.chunk.blob_index == blob_index]
+                held.enter_context(self._caches[blob_index].hold(indexes))
+            return await self._read(segments, ahead)
+
+    async def _read(self, segments: Sequence[Segment], ahead: Iterable[Chunk]) -> Sequence[Buffer]:
         decoded = await self._ensure(segments, ahead)
         return [
             decoded[at][s.offset : s.offset + s.size] if at in decoded else await self._pread_run(s)
@@ -59,6 +77,7 @@ class Device:
         self._workers.close()
         for cache in self._caches:
             cache.close()
+        self._release()
 
 
 def _chosen(chunks: Mapping[int, Chunk], indexes: Iterable[int]) -> list[Chunk]:

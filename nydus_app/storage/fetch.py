@@ -28,6 +28,7 @@ from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
 from nydus_app.storage.background import Background
 from nydus_app.storage.buffers import anonymous
+from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.inflight import Flight, InFlight
@@ -41,7 +42,9 @@ log = logging.getLogger("nydus.storage")
 class Store(Protocol):
     """Where chunks are kept."""
 
-    def is_ready(self, index: int) -> bool: ...
+    def is_stored(self, index: int) -> bool:
+        """It lies there, verified as configured; `store` was called for it, or it was found."""
+        ...
 
     def is_kept(self, index: int) -> bool:
         """There is no need to fetch it, though it may have to be verified first."""
@@ -55,8 +58,8 @@ class Store(Protocol):
         """Raises InvalidImage where the chunk could not be kept without hurting others."""
         ...
 
-    def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
-        """Called in worker threads, with verified data."""
+    def store(self, chunks: Sequence[tuple[Chunk, Buffer]], fetched: Fetched) -> None:
+        """Called in worker threads, with verified data and the bytes of the blob that they were decoded from."""
         ...
 
 
@@ -146,8 +149,8 @@ class ChunkFetcher:
         """The outcomes of all chunks that were not ready, and the jobs that were launched for them."""
         outcomes: Decoded = {}
         jobs: list[Job] = []
-        is_ready = self._store.is_ready
-        missing = [i for i in wanted if not is_ready(i)]
+        is_stored = self._store.is_stored
+        missing = [i for i in wanted if not is_stored(i)]
         while missing:
             flights = {f: None for i in missing if (f := self._inflight.get(i)) is not None}
             mine = [i for i in missing if i not in self._inflight]
@@ -165,7 +168,7 @@ class ChunkFetcher:
                 if self._has_units:  # a cache without files remembers the other chunks of a unit
                     outcomes.update((i, data) for i, data in landed.items() if not isinstance(data, NydusError))
                 outcomes.update((i, landed[i]) for i in missing if i in landed)
-            missing = [i for i in missing if i not in outcomes and not is_ready(i)]
+            missing = [i for i in missing if i not in outcomes and not is_stored(i)]
         return outcomes, jobs
 
     def _located(self, wanted: Sequence[int], chunks: ChunksOf) -> list[Chunk]:
@@ -248,7 +251,7 @@ class ChunkFetcher:
             self._give_up(jobs, None)
             raise
         if outcome is None:
-            self._submit(jobs, (window.offset, raw))
+            self._submit(jobs, Fetched(window.offset, raw))
         else:
             self._give_up(jobs, outcome)
 
@@ -259,15 +262,16 @@ class ChunkFetcher:
             if job.stored is not None:
                 job.stored.set()
 
-    def _submit(self, jobs: Sequence[Job], fetched: tuple[int, Buffer] | None) -> None:
+    def _submit(self, jobs: Sequence[Job], fetched: Fetched | None) -> None:
         token = trio.lowlevel.current_trio_token()
         for job in jobs:
             self._workers.submit(partial(self._work, job, fetched, token))
 
-    def _work(self, job: Job, fetched: tuple[int, Buffer] | None, token: trio.lowlevel.TrioToken) -> None:
+    def _work(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
         """Worker thread. What is not expected fails the job's readers, not the daemon."""
         good: list[tuple[Chunk, Buffer]] = []
         try:
+            fetched = fetched or self._read(job)
             outcomes = self._decode(job, fetched)
             good = [(c, data) for c in job.chunks if not isinstance(data := outcomes[c.index], NydusError)]
         except BackendError as e:
@@ -278,8 +282,8 @@ class ChunkFetcher:
         with suppress(trio.RunFinishedError):
             token.run_sync_soon(self._land, job, outcomes)
         try:
-            if good:
-                self._store.store(good)
+            if good and fetched is not None:
+                self._store.store(good, fetched)
         finally:
             self._inflight.end(c.index for c in job.chunks)
             if job.stored is not None:
@@ -293,14 +297,15 @@ class ChunkFetcher:
                 if not isinstance(data, NydusError):
                     self._background.fresh.put(self, index, data)
 
-    def _decode(self, job: Job, fetched: tuple[int, Buffer] | None) -> Decoded:
-        if fetched is None:
-            assert self._pread is not None
-            offset = min(c.compressed_offset for c in job.chunks)
-            end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
-            fetched = offset, self._pread(offset, end - offset)
+    def _read(self, job: Job) -> Fetched:
+        assert self._pread is not None
+        offset = min(c.compressed_offset for c in job.chunks)
+        end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
+        return Fetched(offset, self._pread(offset, end - offset))
+
+    def _decode(self, job: Job, fetched: Fetched) -> Decoded:
         return decode_chunks(
-            self.blob, job.chunks, fetched[1], fetched[0],
+            self.blob, job.chunks, fetched.raw, fetched.offset,
             validate=self._validate, room=Room(self.index.dictionary, anonymous),
         )  # fmt: skip
 

@@ -38,6 +38,9 @@ class TarPieces:
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
         return [piece(self._blob, i) for i in indexes]
 
+    def places(self, first: int, end: int) -> list[Chunk]:
+        return self.chunks(range(first, end))
+
     def extents(self, offset: int, end: int) -> list[Extent]:
         if not 0 <= offset < end <= self.size:
             raise InvalidImage(f"tar {self._blob.id} has no bytes {offset} to {end}")

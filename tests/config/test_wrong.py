@@ -89,7 +89,6 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["mode=virtiofs", "mode.sock=/s"], 2, ["mode=virtiofs", "not supported"]),
     (["mode=singleton"], 2, ["mode=singleton", "not supported"]),
     (["cache=fscache"], 2, ["cache=fscache", "not supported"]),
-    (["cache.compressed=true"], 2, ["cache.compressed", "not supported"]),
     (["cache.enable_encryption=true", "cache.encryption_key=abc"], 2, ["cache.encryption_key", "64 hexadecimal"]),
     (["cache.work_dir=''"], 2, ["cache.work_dir", "empty"]),
     (["virtual_mountpoint=/a"], 2, ["virtual_mountpoint", "not supported"]),

@@ -14,8 +14,10 @@ import trio.testing
 from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
-from nydus_app.storage.cache.data_file import open_data_file
+from nydus_app.storage.cache.chunk_file import Fetched
+from nydus_app.storage.cache.plain_file import PlainFile
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import RecordedIndex
@@ -78,7 +80,7 @@ def make(tmp_path: Path) -> Make:
         index = RecordedIndex(blob())
         if kind == "dummycache":
             return DummyCache(blob(), origin, index, **common), origin
-        return BlobCache(blob(), origin, index, work_dir=str(tmp_path), **common), origin
+        return BlobCache(blob(), origin, index, keeping=Keeping(str(tmp_path)), **common), origin
 
     return build
 
@@ -226,7 +228,7 @@ def test_a_full_disk_costs_no_reader_anything(
 def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: Path) -> None:
     async def main() -> None:
         common = {"validate": True, "batch_size": 0, "workers": Workers(2), "background": Background()}
-        cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), work_dir=str(tmp_path / "gone"), **common)
+        cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), keeping=Keeping(str(tmp_path / "gone")), **common)
         assert await read(cache, *chunks()) == DATA
 
     trio.run(main)
@@ -236,12 +238,12 @@ def test_a_directory_that_cannot_be_written_costs_no_reader_anything(tmp_path: P
 def test_neighbours_written_at_once_do_not_touch_what_lies_between(tmp_path: Path, features: BlobFeatures) -> None:
     """Small unaligned chunks (v5) lie in each other's pages; aligned ones (v6) never do."""
     step = 4096 if features else 100
-    places = [(i * step, bytes([i + 1]) * 100) for i in range(5)]
-    file = open_data_file(str(tmp_path), "b", 5 * 4096, 5, bool(features))
-    file.write([places[2]])
-    file.write([places[i] for i in (0, 1, 3, 4)])
-    for offset, data in places:
-        assert os.pread(file.fd, 100, offset) == data
+    pieces = [(Chunk(0, i, 0, 100, i * step, 100, False, None, None), bytes([i + 1]) * 100) for i in range(5)]
+    nothing = Fetched(0, b"")
+    file = PlainFile(os.open(tmp_path / "data", os.O_RDWR | os.O_CREAT), is_aligned=bool(features))
+    assert file.write([pieces[2]], nothing) == [2]
+    assert file.write([pieces[i] for i in (0, 1, 3, 4)], nothing) == [0, 1, 3, 4]
+    assert all(file.read(chunk) == data for chunk, data in pieces)
     file.close()
 
 

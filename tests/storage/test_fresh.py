@@ -1,6 +1,7 @@
 """What was fetched ahead is answered from memory, once, and takes no more of it than it may."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk
 from nydus_app.storage import fresh
 from nydus_app.storage.address_space import BLOCK, AddressSpace, Extent
+from nydus_app.storage.cache.port import NOTHING
 from nydus_app.storage.fresh import Fresh
 
 
@@ -50,6 +52,9 @@ class Cache:
 
     def follow(self, first: int, last: int) -> None:
         pass
+
+    def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
+        return NOTHING
 
     def fresh(self, index: int) -> Buffer | None:
         return self.held.get(index)

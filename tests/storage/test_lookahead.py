@@ -12,6 +12,7 @@ import trio.testing
 from nydus_app.errors import CorruptChunk
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.lookahead import Streams
@@ -72,7 +73,7 @@ def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
     )
     background, origin = Background(), Origin()
     cache = BlobCache(
-        blob, origin, Table(blob), work_dir=str(tmp_path), validate=True, batch_size=1 << 20,
+        blob, origin, Table(blob), keeping=Keeping(str(tmp_path)), validate=True, batch_size=1 << 20,
         workers=Workers(2), background=background,
     )  # fmt: skip
     yield cache, origin, background
@@ -85,9 +86,9 @@ def storing(served: tuple[BlobCache, Origin, Background], monkeypatch: pytest.Mo
     gate = threading.Event()
     store = served[0].store
 
-    def slow(found: object) -> None:
+    def slow(found: object, fetched: object) -> None:
         assert gate.wait(10)
-        store(found)  # type: ignore[arg-type]
+        store(found, fetched)  # type: ignore[arg-type]
 
     monkeypatch.setattr(served[0], "store", slow)
     return gate

@@ -19,6 +19,7 @@ from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage import blob_meta
 from nydus_app.storage.address_space import AddressSpace
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
@@ -63,7 +64,7 @@ class Opened:
         self.cache: ChunkCache = (
             DummyCache(self.blob, self.origin, self.index, **common)
             if work_dir is None
-            else BlobCache(self.blob, self.origin, self.index, work_dir=str(work_dir), **common)
+            else BlobCache(self.blob, self.origin, self.index, keeping=Keeping(str(work_dir)), **common)
         )
         self.chunks: list[Chunk] = []
 
@@ -217,7 +218,7 @@ def test_a_tar_that_is_elsewhere_is_fetched_in_pieces(golden: Path, tmp_path: Pa
         origin = Origin(folder / "blobs" / blob.id)
         tar, pieces = bytes(origin.data), TarPieces(blob)
         common = {"validate": False, "batch_size": 1 << 20, "workers": Workers(2), "background": Background()}
-        cache = BlobCache(blob, origin, pieces, work_dir=str(tmp_path), **common)
+        cache = BlobCache(blob, origin, pieces, keeping=Keeping(str(tmp_path)), **common)
         space = AddressSpace(pieces, cache)
         want = tar.ljust(space.size, b"\0")
         for offset, size in ((1_000_000, 5000), (space.size - 3000, 9000), (0, 512), (131_071, 2), (0, space.size)):

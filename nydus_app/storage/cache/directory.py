@@ -14,7 +14,8 @@ from nydus_app.formats.blob.compression_info import CI_HEADER_SIZE, decode_heade
 
 DATA, RAW, MAP, OLD_MAP = ".blob.data", ".blob.raw", ".blob.data.chunk_map", ".chunk_map"
 META, DIGEST, TOC, BOOT = ".blob.meta", ".blob.digest", ".blob.toc", ".image.boot"
-SUFFIXES = (MAP, DATA, RAW, META, DIGEST, TOC, BOOT, OLD_MAP)
+AGES, ENCRYPTED = ".blob.data.ages", ".blob.data.encrypted"
+SUFFIXES = (MAP, DATA, RAW, META, DIGEST, TOC, BOOT, AGES, ENCRYPTED, OLD_MAP)
 """An ending that another one ends with comes after it."""
 
 LAYOUT = re.compile(r"[0-9a-f]{64}\.erofs")
@@ -89,20 +90,33 @@ class Readiness(NamedTuple):
 
 
 def read_readiness(blob: KeptBlob) -> Readiness:
-    """Raises InvalidImage where the map, or the header of `.blob.meta`, is damaged."""
+    """Raises InvalidImage where the map, or the header of `.blob.meta`, is damaged, CacheError where it is not to be read."""
     file = blob.files.get(MAP) or blob.files.get(OLD_MAP)
     total = _chunk_count(blob)
     if file is None:
         return Readiness(0, total or 0)
-    with open(file.path, "rb") as f:
-        content = f.read()
+    count = max(file.size - chunkmap.HEADER_SIZE, 0) * 8 if total is None else total
+    return Readiness(_population(read_bits(blob, count)), count)
+
+
+def read_bits(blob: KeptBlob, chunk_count: int) -> bytearray:
+    """The bitmap of its chunk map. Raises InvalidImage, CacheError."""
+    file = blob.files.get(MAP) or blob.files.get(OLD_MAP)
+    content = b"" if file is None else _read(file)
     if not content.strip(b"\0"):  # just created
-        return Readiness(0, total or 0)
-    count = (len(content) - chunkmap.HEADER_SIZE) * 8 if total is None else total
-    if count < 0 or not chunkmap.is_valid(content, count):
-        raise InvalidImage(f"{os.path.basename(file.path)} is damaged")
-    bits = chunkmap.decode_bits(content, count)
-    return Readiness(_population(bits), count)
+        return bytearray(-(-chunk_count // 8))
+    if not chunkmap.is_valid(content, chunk_count):
+        raise InvalidImage(f"its chunk map is none of {chunk_count} chunks")
+    return chunkmap.decode_bits(content, chunk_count)
+
+
+def _read(file: File, offset: int = 0) -> bytes:
+    try:
+        with open(file.path, "rb") as f:
+            f.seek(offset)
+            return f.read()
+    except OSError as e:
+        raise CacheError(f"{file.path}: {e.strerror}") from None
 
 
 def _population(bits: Iterable[int]) -> int:
@@ -114,6 +128,18 @@ def _chunk_count(blob: KeptBlob) -> int | None:
     file = blob.files.get(META)
     if file is None:
         return None
-    with open(file.path, "rb") as f:
-        f.seek(max(file.size - CI_HEADER_SIZE, 0))
-        return decode_header(f.read()).chunk_count
+    return decode_header(_read(file, max(file.size - CI_HEADER_SIZE, 0))).chunk_count
+
+
+def why_hollow(blob: KeptBlob) -> str | None:
+    """Why nothing of a blob can be believed, as far as that can be told without its image."""
+    data = [blob.files[suffix] for suffix in (DATA, RAW) if suffix in blob.files]
+    try:
+        ready, _ = read_readiness(blob)
+    except InvalidImage as e:
+        return str(e)
+    if ready and not data:
+        return "a chunk map without data"
+    if ready and not any(file.allocated for file in data):
+        return "a chunk map that tells of chunks, and a data file without any"
+    return None

@@ -3,8 +3,8 @@
 A few decoded chunks stay in memory, because a kernel reads a chunk of 1 MiB in several requests.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -12,12 +12,12 @@ from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
-from nydus_app.storage.cache.port import ChunksOf
+from nydus_app.storage.cache.chunk_file import Fetched
+from nydus_app.storage.cache.port import NOTHING, ChunksOf
+from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
 from nydus_app.storage.workers import Workers
-
-RECENT_BYTES = 16 << 20
 
 
 class DummyCache:
@@ -35,16 +35,19 @@ class DummyCache:
         background: Background,
     ) -> None:
         self._reader = reader
-        self._recent: OrderedDict[int, Buffer] = OrderedDict()
-        self._recent_bytes = 0
+        self._recent = Recent()
         self._fetcher = ChunkFetcher(
             blob, reader, index, validate=validate, batch_size=batch_size, workers=workers,
             background=background, store=self,
         )  # fmt: skip
         self._index = index
 
+    is_bounded = False
+
     def is_ready(self, index: int) -> bool:
         return False
+
+    is_stored = is_ready
 
     def are_ready(self, first: int, last: int) -> bool:
         return False
@@ -58,7 +61,7 @@ class DummyCache:
     def check(self, chunk: Chunk) -> None:
         """Nothing is written anywhere."""
 
-    def store(self, chunks: Sequence[tuple[Chunk, Buffer]]) -> None:
+    def store(self, chunks: Sequence[tuple[Chunk, Buffer]], fetched: Fetched) -> None:
         """Readers have it; no file does."""
 
     def follow(self, first: int, last: int) -> None:
@@ -71,24 +74,18 @@ class DummyCache:
         """Nothing is fetched ahead."""
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
-        got = {i: self._recent[i] for i in wanted if i in self._recent}
+        got = {i: data for i in wanted if (data := self._recent.get(i)) is not None}
         missing = [i for i in wanted if i not in got]
         if missing:
             await self._index.load()
             fetched = await self._fetcher.fetch(missing, chunks, ())
             for index, data in fetched.items():
-                self._remember(index, data)
+                self._recent.remember(index, data)
             got.update(fetched)
         return got
 
-    def _remember(self, index: int, data: Buffer) -> None:
-        if index in self._recent:
-            return
-        self._recent[index] = data
-        self._recent_bytes += len(data)
-        while self._recent_bytes > RECENT_BYTES and len(self._recent) > 1:
-            _, dropped = self._recent.popitem(last=False)
-            self._recent_bytes -= len(dropped)
+    def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
+        return NOTHING
 
     def data_fd(self) -> int:
         raise AssertionError("no chunk of a dummycache lies in a file")

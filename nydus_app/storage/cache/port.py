@@ -1,6 +1,7 @@
 """The port that file systems and transports read chunks through: one ChunkCache a blob."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from nydus_app.formats.codec.compress import Buffer
@@ -11,9 +12,21 @@ ChunksOf = Callable[[Sequence[int]], list[Chunk]]
 """Chunks by their indexes, located or not. Raises InvalidImage."""
 
 
+NOTHING: AbstractContextManager[None] = nullcontext()
+"""What a hold is where nothing ever leaves the file."""
+
+
 class ChunkCache(Protocol):
+    is_bounded: bool
+    """Chunks leave the data file again: whoever looks whether one is ready, and then reads it, holds it from before
+    the look until he has the bytes."""
+
+    def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
+        """For as long, what of these chunks is ready, or becomes so, stays. Never waits."""
+        ...
+
     def is_ready(self, index: int) -> bool:
-        """The chunk lies in the data file, verified as configured. Never waits."""
+        """The chunk can be read from `data_fd`, verified as configured. Never waits."""
         ...
 
     def are_ready(self, first: int, last: int) -> bool:

@@ -9,11 +9,11 @@ import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
-from nydus_app.storage.cache.port import ChunksOf
+from nydus_app.storage.cache.port import NOTHING, ChunksOf
 
 log = logging.getLogger("nydus.storage")
 
@@ -21,14 +21,28 @@ log = logging.getLogger("nydus.storage")
 class WholeBlob:
     """The ChunkCache of one blob; `fd` is closed with it."""
 
+    is_bounded = False
+
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def is_ready(self, index: int) -> bool:
         return True
 
+    def are_ready(self, first: int, last: int) -> bool:
+        return True
+
+    def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
+        return NOTHING
+
     def follow(self, first: int, last: int) -> None:
         """Everything is there."""
+
+    def fresh(self, index: int) -> Buffer | None:
+        return None
+
+    def drop_fresh(self, indexes: Iterable[int]) -> None:
+        """Nothing is fetched."""
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         return {}
