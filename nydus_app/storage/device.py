@@ -54,19 +54,25 @@ class Device:
         ]
 
     async def _ensure(self, segments: Sequence[Segment], ahead: Iterable[Chunk]) -> Mapping[tuple[int, int], memoryview]:
-        """Decoded data of chunks that were not ready, by (blob index, chunk index)."""
+        """Decoded data of chunks that were not ready, or are in memory still, by (blob index, chunk index)."""
         cold: dict[int, dict[int, Chunk]] = {}
         for blob_index in {s.chunk.blob_index for s in segments}:
             indexes = [s.chunk.index for s in segments if s.chunk.blob_index == blob_index]
             self._caches[blob_index].follow(min(indexes), max(indexes))
-        for s in segments:
-            if not self._caches[s.chunk.blob_index].is_ready(s.chunk.index):
-                cold.setdefault(s.chunk.blob_index, {})[s.chunk.index] = s.chunk
         decoded: dict[tuple[int, int], memoryview] = {}
+        for s in segments:
+            blob_index, index = s.chunk.blob_index, s.chunk.index
+            if (data := self._caches[blob_index].fresh(index)) is not None:
+                decoded[blob_index, index] = memoryview(data)
+            elif not self._caches[blob_index].is_ready(index):
+                cold.setdefault(blob_index, {})[index] = s.chunk
         for blob_index, chunks in cold.items():
             chunks_of = partial(_chosen, chunks)
             got = await self._caches[blob_index].ensure(list(chunks), chunks_of, ahead)
             decoded.update(((blob_index, index), memoryview(data)) for index, data in got.items())
+        for s in segments:
+            if s.offset + s.size == s.chunk.uncompressed_size:
+                self._caches[s.chunk.blob_index].drop_fresh((s.chunk.index,))
         return decoded
 
     async def _pread_run(self, run: Segment) -> Buffer:

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from nydus_app.formats.codec.compress import Buffer
 
-FRESH_BYTES = 16 << 20
+FRESH_BYTES = 8 << 20
+"""As much as is fetched ahead of one reader (`fetch.MAX_LOOKAHEAD_BYTES`)."""
 
 
 class Fresh:
