@@ -18,6 +18,7 @@ from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.plain_file import PlainFile
+from nydus_app.storage.cache.directory import list_directory
 from nydus_app.storage.cache.dummycache import DummyCache
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import RecordedIndex
@@ -190,6 +191,25 @@ def test_what_was_left_behind_is_checked_before_it_is_served(make: Make, tmp_pat
         cache, origin = make()
         assert await read(cache, *chunks()) == DATA
         assert origin.reads == [(7 * SIZE, SIZE)]
+
+    trio.run(main)
+
+
+def test_who_opens_a_cache_leaves_the_time(make: Make, tmp_path: Path) -> None:
+    """Also where everything is there: `nydusctl cache gc` takes what nobody has used."""
+
+    async def main() -> None:
+        cache, _ = make()
+        await read(cache, chunks()[0])
+        cache.close()
+        (kept,) = list_directory(str(tmp_path)).blobs
+        for file in kept.files.values():
+            os.utime(file.path, (1, 1))
+        cache, _ = make()
+        await read(cache, chunks()[0])
+        cache.close()
+        (kept,) = list_directory(str(tmp_path)).blobs
+        assert kept.used > 1_000_000
 
     trio.run(main)
 

@@ -10,6 +10,7 @@ Concurrency: `mark` and `clear` come from worker threads, under one lock; the re
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from nydus_app.formats import chunkmap
@@ -188,6 +189,8 @@ def open_map(work_dir: str, blob_id: str, chunk_count: int, *, is_trusted: bool)
     try:
         if not is_trusted:
             os.ftruncate(fd, 0)
+        with suppress(OSError):
+            os.utime(fd)  # when it was used last, for who removes what nobody uses
         return FileMap(fd, _read_or_create(fd, chunk_count), chunk_count)
     except BaseException:
         os.close(fd)
