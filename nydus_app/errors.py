@@ -72,7 +72,15 @@ class BackendDenied(BackendError):
 
 
 class BackendUnavailable(BackendError):
-    """The backend failed in a way that another try may cure."""
+    """The backend failed in a way that another try may cure, after `retry_after_s` where it has said so."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class NotTls(BackendUnavailable):
+    """Who was asked by TLS does not speak it."""
 
 
 class CacheError(NydusError):

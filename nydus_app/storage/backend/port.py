@@ -10,7 +10,7 @@ class BlobReader(Protocol):
         """Bytes of the whole object. Raises BackendError."""
         ...
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def read(self, offset: int, size: int) -> bytes | bytearray:
         """Exactly `size` bytes at `offset`, or BackendError. Cancelling it loses nothing."""
         ...
 

@@ -1,0 +1,64 @@
+"""Another try for what another try may cure; the one place where that is decided.
+
+    BackendUnavailable    after a pause that doubles, or that the backend has asked for
+    any other error       at once to the reader
+
+Every try has a deadline of its own (the reader's), and the pauses are bounded: so is the whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from nydus_app.errors import BackendUnavailable
+from nydus_app.storage.backend.port import BlobReader
+
+log = logging.getLogger("nydus.backend")
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 5.0
+MAX_RETRY_AFTER_S = 30.0
+"""Who asks for a longer pause cannot be helped by trying again while somebody waits for the bytes."""
+
+
+class Retrying:
+    """A BlobReader over another one: 1 + `limit` tries."""
+
+    def __init__(self, reader: BlobReader, limit: int) -> None:
+        self._reader = reader
+        self._limit = limit
+
+    async def read(self, offset: int, size: int) -> bytes | bytearray:
+        return await self._try(lambda: self._reader.read(offset, size))
+
+    async def size(self) -> int:
+        return await self._try(self._reader.size)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    async def _try(self, call: Callable[[], Awaitable[T]]) -> T:
+        for tried in range(self._limit):
+            try:
+                return await call()
+            except BackendUnavailable as e:
+                pause = pause_s(tried, e.retry_after_s)
+                if pause is None:
+                    raise
+                log.warning("%s; try %d of %d in %.1f s", e, tried + 2, self._limit + 1, pause)
+            await trio.sleep(pause)
+        return await call()
+
+
+def pause_s(tried: int, asked_s: float | None) -> float | None:
+    """Before the next try; None where there is to be none. A random part keeps many readers from coming at once."""
+    pause = min(FIRST_PAUSE_S * 2.0**tried, MAX_PAUSE_S) * random.uniform(0.75, 1.25)
+    if asked_s is None:
+        return pause
+    return None if asked_s > MAX_RETRY_AFTER_S else max(pause, asked_s)

@@ -1,0 +1,41 @@
+"""What became of the requests behind one read, for who wants to know.
+
+    with traced() as tries:
+        raw = await reader.read(offset, size)
+
+A context variable leads from there to the place where requests are sent; a task that is started within inherits it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+
+class Try(NamedTuple):
+    """One request that went out. `status` is 0 where no answer came, `error` is empty where all was well."""
+
+    origin: str
+    status: int
+    seconds: float
+    error: str
+
+
+_TRIES: ContextVar[list[Try] | None] = ContextVar("nydus_tries", default=None)
+
+
+@contextmanager
+def traced() -> Iterator[list[Try]]:
+    """The requests that are sent within, in the order in which they ended."""
+    tries: list[Try] = []
+    token = _TRIES.set(tries)
+    try:
+        yield tries
+    finally:
+        _TRIES.reset(token)
+
+
+def note(made: Try) -> None:
+    tries = _TRIES.get()
+    if tries is not None:
+        tries.append(made)
