@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, Localfs, Tree
+from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, HttpOptions, Localfs, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree, why_no_devices
 from nydus_app.errors import (
     BackendNotFound,
@@ -72,6 +72,10 @@ def build_backend(options: object) -> Backend:
     match options:
         case Localfs():
             return LocalfsBackend(dir=options.dir, blob_file=options.blob_file, alt_dirs=options.alt_dirs)
+        case HttpOptions():
+            from nydus_app.backends import build_http_backend
+
+            return build_http_backend(options)
     raise Unsupported(f"backend {type(options).__name__} cannot be used yet")
 
 

@@ -80,7 +80,7 @@ class BackendUnavailable(BackendError):
 
 
 class NotTls(BackendUnavailable):
-    """Who was asked by TLS does not speak it."""
+    """Who was asked by TLS does not speak it, or nobody listens there."""
 
 
 class CacheError(NydusError):

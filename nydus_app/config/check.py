@@ -113,14 +113,10 @@ def _backend_problems(backend: Any) -> Iterator[str]:
     for name in required.get(type(backend), ()):
         if not getattr(backend, name):
             yield f"backend.{name}: it must not be empty"
-    if isinstance(backend, HttpProxy) and not backend.addr.startswith(("http://", "https://", "/")):
-        yield "backend.addr: http://…, https://… or the absolute path of a Unix socket is wanted"
     if isinstance(backend, HttpOptions):
-        for name in ("timeout", "connect_timeout"):
-            if getattr(backend, name) < 0:
-                yield f"backend.{name}={getattr(backend, name)}: seconds, 0 for none"
-        if not 0 <= backend.retry_limit <= 255:
-            yield f"backend.retry_limit={backend.retry_limit}: 0 to 255 are legal"
+        from nydus_app.config.http_check import http_problems
+
+        yield from http_problems(backend)
 
 
 def _cache_problems(cache: Any) -> Iterator[str]:
@@ -181,8 +177,8 @@ def _later(tree: Tree) -> Iterator[str]:
         yield "shared_dir (passing a host directory through)"
     if tree.bootstrap is None:
         yield "a start without bootstrap"
-    if not isinstance(tree.backend, Localfs):
-        yield f"backend={type(tree.backend).__name__.lower()} (only backend=localfs)"
+    if not isinstance(tree.backend, Localfs | Registry | HttpProxy):
+        yield f"backend={type(tree.backend).__name__.lower()} (only localfs, registry and http_proxy)"
     if tree.external_backends:
         yield "external_backends"
     match tree.cache:
@@ -220,6 +216,9 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
             _check_file("backend.blob_file", tree.backend.blob_file)
         elif not any(os.path.isdir(d) for d in (tree.backend.dir, *tree.backend.alt_dirs)):
             _check_directory("backend.dir", tree.backend.dir)
+    if isinstance(tree.backend, HttpOptions):
+        for key, path in _http_files(tree.backend):
+            _check_file(key, path)
     if tree.api.sock is not None:
         _check_directory("directory of api.sock", os.path.dirname(os.path.abspath(tree.api.sock)))
     if tree.log.file is not None:
@@ -227,6 +226,14 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
     for key, path in (("api.sock", tree.api.sock), ("log.file", tree.log.file)):
         if path is not None and os.path.isdir(path):
             raise ConfigFileError(f"{key} {path}: is a directory")
+
+
+def _http_files(backend: HttpOptions) -> Iterator[tuple[str, str]]:
+    for i, path in enumerate(backend.ca_cert_files):
+        yield f"backend.ca_cert_files[{i}]", path
+    for key in ("client_cert_file", "client_key_file"):
+        if getattr(backend, key):
+            yield f"backend.{key}", getattr(backend, key)
 
 
 def _nearest_existing(path: str) -> str:

@@ -258,7 +258,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "http-proxy": {"addr": REQUIRED, "path": ""},
 }
-_HTTP: dict[str, Any] = {"skip_verify": False, "timeout": 5, "connect_timeout": 5, "retry_limit": 0}
+# Without `retry_limit` nydusd 2.4 tries three times more, and 2.2 not at all.
+_HTTP: dict[str, Any] = {"skip_verify": False, "timeout": 5, "connect_timeout": 5, "retry_limit": 3}
 _PROXY: dict[str, Any] = {
     "url": "",
     "ping_url": "",

@@ -145,13 +145,21 @@ class Mirror:
 
 @dataclass(kw_only=True, repr=False)
 class HttpOptions:
-    """What all HTTP backends share."""
+    """What all HTTP backends share.
+
+    A try ends when `timeout` passes without a byte, and in any case after the longer time-out and a second for each
+    `min_rate` bytes that were asked for.
+    """
 
     skip_verify: bool = False
-    timeout: int = 5  # 0: none
-    connect_timeout: int = 5  # 0: none
-    retry_limit: int = 0  # 0..255
+    timeout: int = 5  # seconds without a byte, 0: none
+    connect_timeout: int = 5  # with name and TLS, 0: none
+    min_rate: int = 131072  # bytes a second, 0: any
+    retry_limit: int = 3  # further tries, 0..255
+    request_rate: int = 0  # requests a second, 0: no limit
     ca_cert_files: list[str] = field(default_factory=list)
+    client_cert_file: str = ""  # mutual TLS: certificate (PEM), perhaps with its key
+    client_key_file: str = ""
     proxy: Proxy = field(default_factory=Proxy)
     mirrors: list[Mirror] = field(default_factory=list)
 
@@ -165,6 +173,7 @@ class Registry(HttpOptions):
     repo: str = MISSING
     auth: Optional[str] = None  # base64 of user:password
     registry_token: Optional[str] = None
+    docker_config: str = ""  # Docker's config.json, or its directory: where `auth` is not given
     blob_url_scheme: str = ""
     blob_redirected_host: str = ""
 

@@ -47,7 +47,10 @@ class Answer(NamedTuple):
 
 
 class Request(NamedTuple):
-    """`wanted` is a range: offset and size. `passed` are statuses that are no errors to who asks."""
+    """`wanted` is a range: offset and size. `passed` are statuses that are no errors to who asks.
+
+    `is_known`: who has to authenticate has done so, as mirrors want that do not know how.
+    """
 
     method: str
     url: Url
@@ -57,6 +60,7 @@ class Request(NamedTuple):
     wanted: tuple[int, int] | None = None
     passed: Container[int] = ()
     is_mirrored: bool = True
+    is_known: bool = True
 
     def describe(self, url: Url) -> str:
         range_ = f" bytes {self.wanted[0]}-{sum(self.wanted) - 1}" if self.wanted else ""
@@ -100,9 +104,8 @@ class HttpClient:
 
         Raises the BackendError of the last route.
         """
-        has_auth = any(name.lower() == "authorization" for name in request.headers) or request.sign is not None
         error: BackendError | None = None
-        for route in self._routes.of(request.url, is_mirrored=request.is_mirrored, has_auth=has_auth):
+        for route in self._routes.of(request.url, is_mirrored=request.is_mirrored, is_known=request.is_known):
             if error is not None:
                 log.warning("%s; %s is asked instead", error, route.url.origin)
             try:

@@ -7,6 +7,7 @@ copies through memory, and they outlive the loop that opened them.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import socket
 import ssl
@@ -28,6 +29,10 @@ STAGGER_S = 0.25
 """So long the first address of a name is tried alone (RFC 8305)."""
 
 
+class Refused(BackendUnavailable):
+    """Nobody listens there."""
+
+
 class Dialer:
     """Connects; the TLS context is made with the first https address, which costs reading all trusted certificates."""
 
@@ -38,7 +43,14 @@ class Dialer:
     async def dial(self, url: Url, proxy: Url | None = None) -> socket.socket:
         """Raises BackendError. The time-out is the caller's."""
         peer = proxy or url
-        sock = await (_connect_unix(peer.socket) if peer.socket else _connect_tcp(peer))
+        if proxy is not None and proxy.scheme == url.scheme == "https":
+            raise BackendError(f"{url.origin}: the proxy {proxy.origin} is asked by TLS, and can carry no TLS in it")
+        try:
+            sock = await (_connect_unix(peer.socket) if peer.socket else _connect_tcp(peer))
+        except Refused as e:
+            if peer.scheme == "https":
+                raise NotTls(str(e)) from None
+            raise
         try:
             if peer.scheme == "https" and not peer.socket:
                 sock = await self._wrap(sock, peer)
@@ -179,7 +191,8 @@ async def _connect(family: int, address: object, origin: str) -> socket.socket:
                 raise OSError(code, os.strerror(code)) from None
     except OSError as e:
         sock.close()
-        raise BackendUnavailable(f"{origin}: {e.strerror or e}") from None
+        kind = Refused if e.errno == errno.ECONNREFUSED else BackendUnavailable
+        raise kind(f"{origin}: {e.strerror or e}") from None
     except BaseException:
         sock.close()
         raise

@@ -40,13 +40,13 @@ class Routes:
         self._proxy_health = None if settings.proxy is None else _proxy_health(settings.proxy, ping)
         self._mirrors = [_Mirror(m, _mirror_health(m, ping)) for m in settings.mirrors]
 
-    def of(self, url: Url, *, is_mirrored: bool, has_auth: bool) -> Iterator[Route]:
+    def of(self, url: Url, *, is_mirrored: bool, is_known: bool) -> Iterator[Route]:
         """Raises BackendUnavailable where there is none."""
         if not url.socket:
             if self._proxy is not None and (yield from self._by_proxy(url, self._proxy)):
                 return
             if is_mirrored:
-                yield from self._by_mirrors(url, has_auth)
+                yield from self._by_mirrors(url, is_known)
         yield Route(url)
 
     def _by_proxy(self, url: Url, proxy: ProxySettings) -> Iterator[Route]:
@@ -61,9 +61,9 @@ class Routes:
             raise BackendUnavailable(f"the proxy {self._proxy_url.origin} is not healthy, and proxy.fallback is off")
         return not proxy.fallback
 
-    def _by_mirrors(self, url: Url, has_auth: bool) -> Iterator[Route]:
+    def _by_mirrors(self, url: Url, is_known: bool) -> Iterator[Route]:
         for mirror, health in self._mirrors:
-            if (has_auth or mirror.auth_through) and health.is_well():
+            if (is_known or mirror.auth_through) and health.is_well():
                 there = mirror_url(mirror.host, url.scheme)
                 here = url._replace(scheme=there.scheme, host=there.host, port=there.port)
                 yield Route(here, None, mirror.headers, health, mirror.auth_through)

@@ -2,7 +2,6 @@
 
 import re
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 from nydus_app.errors import BackendDenied, BackendError, BackendNotFound, BackendUnavailable
 from nydus_app.protocols.http1 import Headers
@@ -35,6 +34,10 @@ def retry_after_s(headers: Headers) -> float | None:
     text = headers.get("retry-after", "")
     if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
         return float(text)
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime
+
     try:
         when = parsedate_to_datetime(text)
     except (TypeError, ValueError):
