@@ -35,6 +35,7 @@ def nydusd() -> None:
     from nydus_app.cli.late_module import load_late
 
     load_late("trio")
+    load_late("ssl")
     from nydus_app.cli.nydusd import main
 
     main()
@@ -45,6 +46,7 @@ def nydus_run() -> None:
     from nydus_app.cli.late_module import load_late
 
     load_late("trio")
+    load_late("ssl")
     from nydus_app.cli.run import main
 
     main()

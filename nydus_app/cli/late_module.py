@@ -1,6 +1,6 @@
 """A module that is loaded by its first use, where everybody writes `import` at the top all the same.
 
-For trio: its import takes as long as all else that a start does, and a mount answers before its loop runs.
+For trio, and ssl with it: their import takes as long as all else that a start does, and a mount answers before its loop runs.
 """
 
 import sys

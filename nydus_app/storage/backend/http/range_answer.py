@@ -8,7 +8,7 @@ from nydus_app.storage.backend.http.connection import Connection
 from nydus_app.storage.backend.http.deadline import Deadline
 
 MAX_SKIPPED_BYTES = 1 << 20
-"""A server that ignores ranges sends the whole blob: so much of it is read in vain, no more."""
+"""A server that ignores ranges sends the whole blob: so much before the range is read in vain, and nothing behind it."""
 
 
 async def receive_range(
@@ -19,7 +19,7 @@ async def receive_range(
         raise BackendError(f"{what}: came encoded as {head.headers['content-encoding']}, which nobody has asked for")
     if head.status == 206:
         _check_range(head, offset, size, what)
-    elif offset > MAX_SKIPPED_BYTES or (head.length is not None and head.length > offset + size + MAX_SKIPPED_BYTES):
+    elif offset > MAX_SKIPPED_BYTES:
         raise BackendError(f"{what}: the server ignores ranges")
     else:
         if head.length is not None and head.length < offset + size:
