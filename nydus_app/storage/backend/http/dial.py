@@ -63,17 +63,27 @@ class Dialer:
         return sock
 
     async def _wrap(self, sock: socket.socket, url: Url) -> ssl.SSLSocket:
+        """Takes the descriptor of `sock`, and closes it where it fails."""
         if self._context is None:
             self._context = await trio.to_thread.run_sync(self._make_context)
         try:
             wrapped = self._context.wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
+        except ValueError as e:  # of names that cannot be one, such as labels of 64 letters
+            raise BackendError(f"{url.origin}: {e}") from None
+        try:
             await ready(wrapped, wrapped.do_handshake)
         except ssl.SSLCertVerificationError as e:
+            wrapped.close()
             raise BackendError(f"{url.origin}: its certificate is not trusted: {e.verify_message}") from None
         except ssl.SSLError as e:
+            wrapped.close()
             raise NotTls(f"{url.origin}: no TLS: {_reason(e)}") from None
         except OSError as e:
+            wrapped.close()
             raise BackendUnavailable(f"{url.origin}: {e.strerror or e}") from None
+        except BaseException:
+            wrapped.close()
+            raise
         return wrapped
 
     def _make_context(self) -> ssl.SSLContext:
@@ -127,6 +137,8 @@ async def _connect_tcp(url: Url) -> socket.socket:
         found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except OSError as e:
         raise BackendUnavailable(f"{url.host}: {e.strerror or e}") from None
+    except UnicodeError:
+        raise BackendError(f"{url.host}: no name of a host") from None
     return await _first_connected(_alternating(found), url.origin)
 
 
