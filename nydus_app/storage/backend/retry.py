@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import random
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -27,15 +29,38 @@ MAX_RETRY_AFTER_S = 30.0
 """Who asks for a longer pause cannot be helped by trying again while somebody waits for the bytes."""
 
 
+FAILED_FOR_S = 0.2
+"""A kernel whose read has failed asks again at once, twice, for a part of it: its reader has waited long enough."""
+
+
+class _Failure(NamedTuple):
+    offset: int
+    end: int
+    until: float
+    error: BackendUnavailable
+
+
 class Retrying:
-    """A BlobReader over another one: 1 + `limit` tries."""
+    """A BlobReader over another one: 1 + `limit` tries. What has just failed for good fails again at once.
+
+    Concurrency: on the trio thread.
+    """
 
     def __init__(self, reader: BlobReader, limit: int) -> None:
         self._reader = reader
         self._limit = limit
+        self._failures: deque[_Failure] = deque(maxlen=32)
 
     async def read(self, offset: int, size: int) -> bytes | bytearray:
-        return await self._try(lambda: self._reader.read(offset, size))
+        now = time.monotonic()
+        for failure in self._failures:
+            if now < failure.until and offset < failure.end and failure.offset < offset + size:
+                raise failure.error
+        try:
+            return await self._try(lambda: self._reader.read(offset, size))
+        except BackendUnavailable as e:
+            self._failures.append(_Failure(offset, offset + size, time.monotonic() + FAILED_FOR_S, e))
+            raise
 
     async def size(self) -> int:
         return await self._try(self._reader.size)

@@ -67,6 +67,7 @@ PAUSES_S = 0.3
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(retry, "FAILED_FOR_S", 0.1)
 
 
 @pytest.fixture
@@ -204,6 +205,11 @@ def test_a_lasting_fault_is_an_error_in_time_and_passes(name: str, origin: Origi
         if kind is not CorruptChunk:
             assert tries[-1].error == str(caught.value) or tries[-1].status >= 300
         origin.answer = good
+        if kind is BackendUnavailable:
+            with pytest.raises(kind):  # as the kernel asks again: nothing goes out
+                await cached.read(BEHIND)
+            assert len(origin.seen) == requests
+            await trio.sleep(retry.FAILED_FOR_S)
         assert await cached.read(BEHIND) == right(BEHIND)
         cached.close()
         await read_again_without_origin(tmp_path, BEHIND)
@@ -279,6 +285,7 @@ def test_a_server_that_is_restarted_costs_no_try() -> None:
         with pytest.raises(BackendUnavailable):
             await reader.read(0, 10)
         with Origin({ID: DATA}, port=port) as origin:
+            await trio.sleep(retry.FAILED_FOR_S)
             assert await reader.read(0, 10) == DATA[:10]
         reader.close()
 

@@ -7,11 +7,12 @@ import os
 import time
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trio
+import trio.testing
 
+from registries import REPO, Registry
 from nydus_app.errors import BackendDenied, BackendError, BackendNotFound, BackendUnavailable, ConfigError
 from nydus_app.storage.backend import retry
 from nydus_app.storage.backend.http.settings import HttpSettings, MirrorSettings
@@ -20,84 +21,23 @@ from nydus_app.testing.origin import Exchange, Origin, good, redirect, stall, st
 
 ID = "c" * 64
 DATA = os.urandom(100_000)
+BLOBS = {ID: DATA}
 PASSWORD = "s3cret-w0rd"
 AUTH = base64.b64encode(f"user:{PASSWORD}".encode()).decode()
 OTHER_AUTH = base64.b64encode(b"user:an0ther").decode()
 
 
-class Registry:
-    """Wants what `wants` says: nothing, basic or bearer; makes tokens for who knows `auth` (None: for anybody)."""
-
-    def __init__(self, wants: str = "", *, auth: str | None = None, lifetime_s: float = 60) -> None:
-        self.wants = wants
-        self.auth = auth
-        self.lifetime_s = lifetime_s
-        self.valid: dict[str, float] = {}
-        self.handed: list[str] = []
-        self.token_delay_s = 0.0
-        self.post_only = False
-        self.challenge = ""
-        self.origin = Origin({ID: DATA})
-        self.origin.answer = self.answer
-
-    def __enter__(self) -> "Registry":
-        self.origin.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.origin.__exit__(*exc)
-
-    def answer(self, exchange: Exchange) -> None:
-        if exchange.seen.path.startswith("/token"):
-            self.make_token(exchange)
-        elif self.is_allowed(exchange.seen.headers.get("authorization", "")):
-            exchange.serve()
-        else:
-            realm = self.origin.url("token?x=1,2")
-            bearer = f'Bearer realm="{realm}",service="a registry",scope="repository:team/app:pull"'
-            challenge = self.challenge or (bearer if self.wants == "bearer" else 'Basic realm="r"')
-            exchange.answer(401, b'{"errors":[{"code":"UNAUTHORIZED"}]}', {"WWW-Authenticate": challenge})
-
-    def is_allowed(self, header: str) -> bool:
-        if self.wants == "basic":
-            return header == f"Basic {self.auth}"
-        if self.wants == "bearer":
-            return self.valid.get(header.removeprefix("Bearer "), 0) > time.monotonic()
-        return True
-
-    def make_token(self, exchange: Exchange) -> None:
-        seen = exchange.seen
-        if self.post_only and seen.method == "GET":
-            exchange.answer(405)
-            return
-        fields = parse_qs(seen.body.decode() if seen.method == "POST" else urlsplit(seen.path).query)
-        assert fields["service"] == ["a registry"] and fields["scope"] == ["repository:team/app:pull"]
-        if self.auth is not None and seen.headers.get("authorization") != f"Basic {self.auth}":
-            exchange.answer(401, b"{}")
-            return
-        self.origin.ending.wait(self.token_delay_s)
-        token = f"token-{len(self.handed)}-{os.urandom(8).hex()}"
-        self.handed.append(token)
-        self.valid[token] = time.monotonic() + self.lifetime_s
-        exchange.answer(200, json.dumps({"token": token, "expires_in": self.lifetime_s}).encode())
-
-    def backend(self, **settings: object) -> RegistryBackend:
-        return make_backend(self.origin.place, **settings)
-
-    def asked(self, path: str) -> int:
-        return sum(s.path.startswith(path) for s in self.origin.seen)
-
-
 def make_backend(host: str, **settings: object) -> RegistryBackend:
     http = {"timeout_s": 1, "connect_timeout_s": 1, "retry_limit": 1}
     http |= {k: settings.pop(k) for k in list(settings) if k in HttpSettings.__dataclass_fields__}
-    given = {"scheme": "http", "host": host, "repo": "team/app", **settings}
+    given = {"scheme": "http", "host": host, "repo": REPO, **settings}
     return RegistryBackend(HttpSettings(**http), RegistrySettings(**given))
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(retry, "FAILED_FOR_S", 0.05)
 
 
 async def read(backend: RegistryBackend, times: int = 1) -> None:
@@ -107,23 +47,23 @@ async def read(backend: RegistryBackend, times: int = 1) -> None:
 
 
 def test_an_anonymous_registry_is_asked_once_a_read() -> None:
-    with Registry() as registry:
-        trio.run(read, registry.backend(), 3)
+    with Registry(BLOBS) as registry:
+        trio.run(read, make_backend(registry.origin.place), 3)
         assert [s.path for s in registry.origin.seen] == [f"/v2/team/app/blobs/sha256:{ID}"] * 3
         assert all("authorization" not in s.headers for s in registry.origin.seen)
 
 
 @pytest.mark.parametrize("wants", ["basic", "bearer"])
 def test_a_challenge_is_met_once(wants: str) -> None:
-    with Registry(wants, auth=AUTH) as registry:
-        trio.run(read, registry.backend(auth=AUTH), 3)
+    with Registry(BLOBS, wants, auth=AUTH) as registry:
+        trio.run(read, make_backend(registry.origin.place, auth=AUTH), 3)
         assert registry.asked("/v2/") == 4 and registry.asked("/token") == (wants == "bearer")
 
 
 def test_tokens_for_anybody_and_token_servers_that_know_post_only() -> None:
-    with Registry("bearer") as registry:
+    with Registry(BLOBS, "bearer") as registry:
         registry.post_only = True
-        trio.run(read, registry.backend())
+        trio.run(read, make_backend(registry.origin.place))
         assert [s.method for s in registry.origin.seen if s.path.startswith("/token")] == ["GET", "POST"]
 
 
@@ -137,8 +77,8 @@ def test_tokens_for_anybody_and_token_servers_that_know_post_only() -> None:
 def test_without_the_right_password_the_error_says_so_at_once(
     wants: str, given: str, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Registry(wants, auth=AUTH) as registry:
-        backend = registry.backend(auth=given, retry_limit=5)
+    with Registry(BLOBS, wants, auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=given, retry_limit=5)
         with pytest.raises(BackendDenied, match=text) as caught:
             trio.run(read, backend)
         assert len(registry.origin.seen) <= 3
@@ -146,9 +86,9 @@ def test_without_the_right_password_the_error_says_so_at_once(
 
 
 def test_a_token_that_was_given_is_used_and_replaced_once_it_is_refused() -> None:
-    with Registry("bearer", auth=AUTH) as registry:
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
         registry.valid["given"] = time.monotonic() + 60
-        backend = registry.backend(registry_token="given", auth=AUTH)
+        backend = make_backend(registry.origin.place, registry_token="given", auth=AUTH)
 
         async def main() -> None:
             await read(backend)
@@ -161,8 +101,8 @@ def test_a_token_that_was_given_is_used_and_replaced_once_it_is_refused() -> Non
 
 
 def test_many_readers_share_one_renewal() -> None:
-    with Registry("bearer", auth=AUTH) as registry:
-        backend = registry.backend(auth=AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH)
         registry.token_delay_s = 0.1
 
         async def main() -> None:
@@ -177,8 +117,8 @@ def test_many_readers_share_one_renewal() -> None:
 
 
 def test_many_readers_share_one_failure_of_the_token_server() -> None:
-    with Registry("bearer", auth=AUTH) as registry:
-        backend = registry.backend(auth=AUTH, timeout_s=0.2, connect_timeout_s=0.2, retry_limit=0)
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH, timeout_s=0.2, connect_timeout_s=0.2, retry_limit=0)
         registry.token_delay_s = 5
         failed: list[BackendError] = []
 
@@ -202,27 +142,33 @@ def test_many_readers_share_one_failure_of_the_token_server() -> None:
 
 
 def test_who_renews_may_be_cancelled_and_another_takes_over() -> None:
-    with Registry("bearer", auth=AUTH) as registry:
-        backend = registry.backend(auth=AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH)
         registry.token_delay_s = 0.3
 
         async def main() -> None:
             async def impatient() -> None:
-                with trio.move_on_after(0.1):
+                with first:
                     await read(backend)
 
+            first = trio.CancelScope()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(impatient)
+                with trio.fail_after(5):
+                    while not registry.asked("/token"):
+                        await trio.sleep(0.01)
                 for _ in range(4):
                     nursery.start_soon(read, backend)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                first.cancel()
 
         trio.run(main)
         assert registry.asked("/token") == 2
 
 
 def test_a_token_is_renewed_before_it_expires_while_readers_go_on() -> None:
-    with Registry("bearer", auth=AUTH, lifetime_s=0.8) as registry:
-        backend = registry.backend(auth=AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH, lifetime_s=0.8) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH)
 
         async def main() -> None:
             reader = backend.open_blob(ID)
@@ -242,8 +188,8 @@ def test_a_token_is_renewed_before_it_expires_while_readers_go_on() -> None:
 
 
 def test_a_token_that_has_expired_meanwhile_is_renewed_before_it_is_sent() -> None:
-    with Registry("bearer", auth=AUTH, lifetime_s=0.2) as registry:
-        backend = registry.backend(auth=AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH, lifetime_s=0.2) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH)
 
         async def main() -> None:
             await read(backend)
@@ -255,8 +201,8 @@ def test_a_token_that_has_expired_meanwhile_is_renewed_before_it_is_sent() -> No
 
 
 def test_credentials_are_replaced_while_it_runs() -> None:
-    with Registry("bearer", auth=AUTH) as registry:
-        backend = registry.backend(auth=OTHER_AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=OTHER_AUTH)
 
         async def main() -> None:
             with pytest.raises(BackendDenied):
@@ -275,10 +221,10 @@ def test_credentials_are_replaced_while_it_runs() -> None:
 
 
 def test_dockers_configuration_is_read_anew_with_each_challenge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Registry("basic", auth=AUTH) as registry:
+    with Registry(BLOBS, "basic", auth=AUTH) as registry:
         config = tmp_path / "config.json"
         config.write_text(json.dumps({"auths": {registry.origin.place: {"auth": AUTH}}}))
-        backend = registry.backend(docker_config=str(tmp_path))
+        backend = make_backend(registry.origin.place, docker_config=str(tmp_path))
         trio.run(read, backend)
         registry.auth = OTHER_AUTH
         helper = tmp_path / "docker-credential-test"
@@ -301,7 +247,7 @@ def test_dockers_configuration_is_read_anew_with_each_challenge(tmp_path: Path, 
 
 
 def test_a_redirect_is_remembered_and_never_told_the_password() -> None:
-    with Registry("basic", auth=AUTH) as registry, Origin({ID: DATA}) as store:
+    with Registry(BLOBS, "basic", auth=AUTH) as registry, Origin({ID: DATA}) as store:
         allowed = registry.answer
 
         def to_store(exchange: Exchange) -> None:
@@ -311,7 +257,7 @@ def test_a_redirect_is_remembered_and_never_told_the_password() -> None:
                 allowed(exchange)
 
         registry.origin.answer = to_store
-        trio.run(read, registry.backend(auth=AUTH), 4)
+        trio.run(read, make_backend(registry.origin.place, auth=AUTH), 4)
         assert len(registry.origin.seen) == 2 and len(store.seen) == 4
         assert all("authorization" not in s.headers for s in store.seen)
         assert store.seen[0].path == f"/{ID}?signature=hush"
@@ -319,9 +265,9 @@ def test_a_redirect_is_remembered_and_never_told_the_password() -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_every_redirect_is_followed_also_a_relative_one(code: int) -> None:
-    with Registry() as registry:
+    with Registry(BLOBS) as registry:
         registry.origin.script(redirect(f"../../../../store/{ID}", code), redirect(f"/other/{ID}", code))
-        trio.run(read, registry.backend())
+        trio.run(read, make_backend(registry.origin.place))
         assert [s.path for s in registry.origin.seen[1:]] == [f"/store/{ID}", f"/other/{ID}"]
 
 
@@ -330,7 +276,7 @@ def test_an_address_whose_signature_expired_is_asked_for_again(
     code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "nydus")
-    with Registry() as registry, Origin({ID: DATA}) as store:
+    with Registry(BLOBS) as registry, Origin({ID: DATA}) as store:
         signatures = iter("abcdef")
         valid = [""]
 
@@ -345,7 +291,7 @@ def test_an_address_whose_signature_expired_is_asked_for_again(
                 exchange.answer(code, b"<Code>ExpiredToken</Code>")
 
         registry.origin.answer, store.answer = to_store, signed
-        backend = registry.backend(retry_limit=0)
+        backend = make_backend(registry.origin.place, retry_limit=0)
 
         async def main() -> None:
             reader = backend.open_blob(ID)
@@ -361,35 +307,35 @@ def test_an_address_whose_signature_expired_is_asked_for_again(
 
 
 def test_a_store_that_fails_is_left_and_the_registry_asked_again() -> None:
-    with Registry() as registry, Origin({ID: DATA}) as store, Origin({ID: DATA}) as other:
+    with Registry(BLOBS) as registry, Origin({ID: DATA}) as store, Origin({ID: DATA}) as other:
         registry.origin.script(redirect(store.url(ID)), redirect(other.url(ID)))
         store.script(good, status(503))
-        trio.run(read, registry.backend(), 3)
+        trio.run(read, make_backend(registry.origin.place), 3)
         assert [len(o.seen) for o in (registry.origin, store, other)] == [2, 2, 2]
 
 
 def test_redirects_without_end_end() -> None:
-    with Registry() as registry:
+    with Registry(BLOBS) as registry:
         registry.origin.answer = redirect(registry.origin.url("again"))
         with pytest.raises(BackendError, match="redirects without end"):
-            trio.run(read, registry.backend())
+            trio.run(read, make_backend(registry.origin.place))
         assert len(registry.origin.seen) == 6
 
 
 @pytest.mark.parametrize("location", ["", "ftp://h/x", "http://", "http://h:99999/", "http://h\x01/", "https://.h/", f"http://{'h' * 64}/"])
 def test_a_location_that_is_none_is_an_error(location: str) -> None:
-    with Registry() as registry:
+    with Registry(BLOBS) as registry:
         registry.origin.answer = redirect(location)
         with pytest.raises(BackendError):
-            trio.run(read, registry.backend())
+            trio.run(read, make_backend(registry.origin.place))
 
 
 def test_the_addresses_of_redirects_are_rewritten_as_configured() -> None:
-    with Registry() as registry, Origin({ID: DATA}) as store:
+    with Registry(BLOBS) as registry, Origin({ID: DATA}) as store:
         registry.origin.answer = redirect(f"https://store.example:{store.port}/{ID}")
-        trio.run(read, registry.backend(blob_url_scheme="http", blob_redirected_host="127.0.0.1"))
+        trio.run(read, make_backend(registry.origin.place, blob_url_scheme="http", blob_redirected_host="127.0.0.1"))
         registry.origin.answer = redirect(f"https://store.example/{ID}")
-        trio.run(read, registry.backend(blob_url_scheme="http", blob_redirected_host=store.place))
+        trio.run(read, make_backend(registry.origin.place, blob_url_scheme="http", blob_redirected_host=store.place))
         assert len(store.seen) == 2 and store.seen[0].headers["host"] == store.place
 
 
@@ -397,8 +343,8 @@ def test_the_addresses_of_redirects_are_rewritten_as_configured() -> None:
 
 
 def test_sizes_also_where_an_address_is_signed_for_get_only() -> None:
-    with Registry() as registry, Origin({ID: DATA}) as store:
-        with closing(registry.backend().open_blob(ID)) as reader:
+    with Registry(BLOBS) as registry, Origin({ID: DATA}) as store:
+        with closing(make_backend(registry.origin.place).open_blob(ID)) as reader:
             assert trio.run(reader.size) == len(DATA)
 
         def get_only(exchange: Exchange) -> None:
@@ -406,31 +352,31 @@ def test_sizes_also_where_an_address_is_signed_for_get_only() -> None:
 
         store.answer = get_only
         registry.origin.answer = redirect(store.url(ID))
-        with closing(registry.backend().open_blob(ID)) as reader:
+        with closing(make_backend(registry.origin.place).open_blob(ID)) as reader:
             assert trio.run(reader.size) == len(DATA)
 
 
 def test_a_blob_that_the_registry_does_not_have() -> None:
-    with Registry() as registry:
-        with closing(registry.backend().open_blob("d" * 64)) as reader:
+    with Registry(BLOBS) as registry:
+        with closing(make_backend(registry.origin.place).open_blob("d" * 64)) as reader:
             with pytest.raises(BackendNotFound, match=r"404 Not Found \(BLOB_UNKNOWN\)"):
                 trio.run(reader.read, 0, 1)
         assert len(registry.origin.seen) == 1
 
 
 def test_http_is_tried_only_where_certificates_do_not_matter() -> None:
-    with Registry() as registry:
+    with Registry(BLOBS) as registry:
         with pytest.raises(BackendUnavailable, match="backend.scheme=http"):
-            trio.run(read, registry.backend(scheme="https"))
+            trio.run(read, make_backend(registry.origin.place, scheme="https"))
         assert not registry.origin.seen
-        backend = registry.backend(scheme="https", skip_verify=True)
+        backend = make_backend(registry.origin.place, scheme="https", skip_verify=True)
         trio.run(read, backend, 2)
         assert backend.describe() == f"registry http://{registry.origin.place}/team/app"
 
 
 def test_mirrors_get_the_header_once_there_is_one_and_are_no_place_to_authenticate() -> None:
-    with Registry("bearer", auth=AUTH) as registry, Origin({ID: DATA}) as mirror:
-        backend = registry.backend(auth=AUTH, mirrors=(MirrorSettings(host=mirror.url()),))
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry, Origin({ID: DATA}) as mirror:
+        backend = make_backend(registry.origin.place, auth=AUTH, mirrors=(MirrorSettings(host=mirror.url()),))
         trio.run(read, backend, 3)
         assert registry.asked("/v2/") == 1 and len(mirror.seen) == 3
         assert mirror.seen[0].headers["authorization"] == f"Bearer {registry.handed[0]}"
@@ -444,8 +390,8 @@ def test_credentials_do_not_go_to_a_token_server_without_tls_when_the_registry_h
     from nydus_app.storage.backend.http.client import Answer
     from nydus_app.storage.backend.http.url import parse_url
 
-    with Registry("bearer", auth=AUTH) as registry:
-        backend = registry.backend(auth=AUTH)
+    with Registry(BLOBS, "bearer", auth=AUTH) as registry:
+        backend = make_backend(registry.origin.place, auth=AUTH)
         head = decode_head(f'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="{registry.origin.url("token")}"'.encode())
         answer = Answer(401, "No", head.headers, b"")
         with pytest.raises(BackendDenied, match="without TLS"):
@@ -454,8 +400,8 @@ def test_credentials_do_not_go_to_a_token_server_without_tls_when_the_registry_h
 
 
 def test_64_readers_of_one_range_are_told_of_one_stall_each_in_time() -> None:
-    with Registry() as registry:
-        backend = registry.backend(timeout_s=0.2, connect_timeout_s=0.2, retry_limit=1)
+    with Registry(BLOBS) as registry:
+        backend = make_backend(registry.origin.place, timeout_s=0.2, connect_timeout_s=0.2, retry_limit=1)
         registry.origin.answer = stall(5)
         began = time.monotonic()
 
