@@ -214,7 +214,7 @@ FAILING_STARTS: dict[str, Callable[[dict], None]] = {
     "the configuration has no backend": lambda s: s.update(config=_file(s, "c.json", b'{"device":{},"mode":"direct"}')),
     "the configuration is version 3": lambda s: s.update(config=_file(s, "c.json", b'{"version": 3}')),
     "the backend is unknown": lambda s: _config(s, backend={"type": "ftp", "config": {}}),
-    "the backend is a later version's": lambda s: _config(
+    "the backend's password is none": lambda s: _config(
         s, backend={"type": "registry", "config": {"host": "h", "repo": "r", "auth": "c2VjcmV0"}}
     ),
     "the cache directory is a file": lambda s: _config(

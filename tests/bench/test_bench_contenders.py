@@ -17,7 +17,7 @@ from nydus_app.config.tree import Tree
 
 LOCAL = ["backend=localfs", "backend.dir='/b d'", "bootstrap=/boot", "mountpoint=/mnt"]
 REGISTRY = ["backend=registry", "backend.host=h", "backend.repo=r", "bootstrap=/boot", "mountpoint=/mnt"]
-SECRET = "c2VjcmV0LXBhc3N3b3Jk"
+SECRET = "dXNlcjpzZWNyZXQtcGFzc3dk"  # user:secret-passwd
 WAYS = [
     "cache=dummycache", "cache.validate=false", "rafs.validate=false", "rafs.batch_size=0", "mode.threads=7",
     "mode.data_path=erofs", "mode.failover_policy=flush", "log.level=warn", "rafs.enable_xattr=false",

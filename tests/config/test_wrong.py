@@ -15,7 +15,7 @@ from nydus_app.errors import ConfigError
 from nydus_app.linux.mount import mounts
 
 IMAGE = Path(__file__).parent.parent / "images/v6"
-SECRET = "c2VjcmV0LXBhc3N3b3Jk"
+SECRET = "dXNlcjpzZWNyZXQtcGFzc3dk"  # user:secret-passwd
 GOOD = ["backend.dir={tmp}", "bootstrap={boot}", "mountpoint={mnt}", "cache.work_dir={tmp}/cache"]
 REGISTRY = ["backend=registry", "backend.host=h", "backend.repo=r", "bootstrap={boot}", "mountpoint={mnt}"]
 
@@ -111,11 +111,22 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["log.file={tmp}"], 1, ["log.file", "directory"]),
     (["log.file={boot}/new/l"], 1, ["log.file", "no directory"]),
 ]
+HTTP: list[tuple[list[str], int, list[str]]] = [
+    (["backend.min_rate=-1"], 2, ["backend.min_rate=-1", "bytes a second"]),
+    (["backend.host=http://h"], 2, ["backend.host", "HOST:PORT"]),
+    (["backend.repo='a b'"], 2, ["backend.repo=a b", "team/app"]),
+    (["backend.scheme=ftp"], 2, ["backend.scheme=ftp", "https"]),
+    (["backend.client_key_file=/k"], 2, ["backend.client_key_file", "backend.client_cert_file"]),
+    (["backend.ca_cert_files=[{gone}]"], 1, ["backend.ca_cert_files[0]", "/gone"]),
+    (["backend.client_cert_file={gone}"], 1, ["backend.client_cert_file", "/gone"]),
+]
 SECRETS: list[tuple[list[str], int, list[str]]] = [
     (["backend.auth=" + SECRET + "=="], 2, ["backend.auth", "quote", "backend.auth='…'"]),
     (["backend.auth=[" + SECRET + "]"], 2, ["backend.auth", "text"]),
     (["backend.auth={" + SECRET + ":1}"], 2, ["backend.auth"]),
-    (["backend.auth=" + SECRET], 2, ["registry", "not supported"]),
+    (["backend.auth=" + SECRET + "x"], 2, ["backend.auth", "base64 of user:password"]),
+    (["backend.proxy.url=ftp://u:" + SECRET + "@p"], 2, ["backend.proxy.url", "http://HOST"]),
+    (["backend.mirrors=[{host:'http://u:" + SECRET + "@a b'}]"], 2, ["backend.mirrors[0].host", "HOST"]),
     (["backend.auth=" + SECRET, "backend.hots=x"], 2, ["backend.hots", "backend.host"]),
     (["backend.auth=" + SECRET, "-m"], 2, ["sweep"]),
     (["backend.auth=" + SECRET, "backend.timeout=x"], 2, ["backend.timeout=x"]),
@@ -172,6 +183,16 @@ def check_line(status: int, err: str, want_status: int, words: list[str]) -> Non
 @pytest.mark.parametrize(("words", "status", "said"), RUN, ids=[" ".join(w)[:60] for w, _, _ in RUN])
 def test_nydus_run(words: list[str], status: int, said: list[str], call: Call) -> None:
     check_line(*call(nydus_run.main, [*GOOD, *words]), status, said)
+
+
+@pytest.mark.parametrize(("words", "status", "said"), HTTP, ids=lambda v: str(v[0]) if isinstance(v, list) else None)
+def test_http_backends(words: list[str], status: int, said: list[str], call: Call) -> None:
+    check_line(*call(nydus_run.main, [*REGISTRY, *words]), status, said)
+
+
+def test_http_proxy_wants_an_address_or_a_socket(call: Call) -> None:
+    words = ["backend=http_proxy", "backend.addr=ftp://h", *REGISTRY[3:]]
+    check_line(*call(nydus_run.main, words), 2, ["backend.addr", "Unix socket"])
 
 
 @pytest.mark.parametrize(("words", "status", "said"), SECRETS, ids=range(len(SECRETS)))
