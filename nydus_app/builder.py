@@ -30,6 +30,7 @@ from nydus_app.errors import (
     Unsupported,
     UnsupportedImage,
 )
+from nydus_app.fetching_ahead import record_and_fetch_ahead
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
 from nydus_app.filesystems.rafs import RafsFileSystem
 from nydus_app.filesystems.vfs import Vfs
@@ -39,6 +40,7 @@ from nydus_app.formats.rafs.v5 import BootstrapV5
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Bootstrap, SuperFlags
 from nydus_app.storage.address_space import AddressSpace, AlignedPlaces, Places
 from nydus_app.storage.backend.localfs import LocalfsBackend
+from nydus_app.storage.backend.logged import LoggedReader
 from nydus_app.storage.backend.momentary import MomentaryReader
 from nydus_app.storage.backend.port import Backend, BlobReader
 from nydus_app.storage.background import Background
@@ -160,12 +162,16 @@ def _map_file(path: str) -> memoryview:
 
 
 class Image(NamedTuple):
-    """An opened image; `path` is the file whose first byte is the bootstrap's, None if in memory."""
+    """An opened image; `path` is the file whose first byte is the bootstrap's, None if in memory.
+
+    `readable` are the caches as readers have to see them.
+    """
 
     path: str | None
     bootstrap: Bootstrap
     indexes: Sequence[ChunkIndex]
     caches: Sequence[ChunkCache]
+    readable: Sequence[ChunkCache]
     device: Device
 
     def close(self) -> None:
@@ -177,13 +183,16 @@ def _is_bounded(tree: Tree) -> bool:
     return isinstance(tree.cache, Blobcache) and bool(tree.cache.max_size or tree.cache.min_free)
 
 
-def _build_index(tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader, backend: Backend) -> ChunkIndex:
+def _build_index(
+    tree: Tree, bootstrap: Bootstrap, blob: Blob, reader: BlobReader, backend: Backend, background: Background
+) -> ChunkIndex:
     if isinstance(bootstrap, BootstrapV5):
         return RecordedIndex(blob, NamedChunks(bootstrap, blob).places if _is_bounded(tree) else None)
     if isinstance(bootstrap, BootstrapTarfs):
         return TarPieces(blob)
     if blob.meta_id:
         reader = MomentaryReader(backend, blob.meta_id)
+    reader = LoggedReader(reader, blob, background.fetches)
     records_of = partial(bootstrap.chunk_records, blob.index)
     if not isinstance(tree.cache, Blobcache):
         return CompressionInfoIndex(blob, reader, None, records_of)
@@ -274,14 +283,14 @@ def _open_image(
     _check_validation(tree, bootstrap)
     workers = Workers(getattr(tree.mode, "threads", 4))
     readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
-    indexes = [_build_index(tree, bootstrap, b, r, backend) for b, r in zip(bootstrap.blobs, readers, strict=True)]
-    rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     background = background or Background()
+    rows = zip(bootstrap.blobs, readers, strict=True)
+    indexes = [_build_index(tree, bootstrap, b, r, backend, background) for b, r in rows]
+    rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     share_of = _bound(tree.cache) if _is_bounded(tree) else None
     caches = [_build_cache(tree, b, r, i, workers, background, share_of) for b, r, i in rows]
-    if tree.prefetch.enable:
-        log.info("prefetch is configured, but this version fetches on demand only")
-    return Image(path, bootstrap, indexes, caches, Device(caches, background, workers, release))
+    readable = record_and_fetch_ahead(tree, bootstrap, caches, indexes, background)
+    return Image(path, bootstrap, indexes, caches, readable, Device(readable, background, workers, release))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:
@@ -411,12 +420,15 @@ def add_devices(
     `served` are the ids of blobs that a predecessor has decided to serve.
     """
     devices: list[BlobDevice | str] = []
-    for blob, places, cache in zip(image.bootstrap.blobs, source.places, image.caches, strict=True):
+    rows = zip(image.bootstrap.blobs, source.places, image.caches, image.readable, strict=True)
+    for blob, places, cache, readable in rows:
         assert isinstance(cache, BlobCache | WholeBlob)
-        may_be_file = isinstance(places, AlignedPlaces | TarPieces) and (served is None or blob.id not in served)
+        # Reads of the file itself would not be recorded.
+        may_be_file = readable is cache and isinstance(places, AlignedPlaces | TarPieces)
+        may_be_file = may_be_file and (served is None or blob.id not in served)
         fd = cache.whole_file() if may_be_file else None
         if fd is None:
-            devices.append(filesystem.add(blob.id, AddressSpace(places, cache)))
+            devices.append(filesystem.add(blob.id, AddressSpace(places, readable)))
         else:
             devices.append(f"/proc/self/fd/{fd}")
     return devices

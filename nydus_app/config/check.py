@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nydus_app.config.tree import (
+    AUTO,
     MISSING,
     Blobcache,
     Dummycache,
@@ -84,7 +85,7 @@ def _common_problems(tree: Tree) -> Iterator[str]:
         yield "shared_dir: either bootstrap or shared_dir can be served, not both"
     if tree.prefetch_files is not None and tree.bootstrap is None:
         yield "prefetch_files: it needs bootstrap as well"
-    for key, path in (("bootstrap", tree.bootstrap), ("mountpoint", tree.mountpoint), ("log.file", tree.log.file)):
+    for key, path in (("bootstrap", tree.bootstrap), ("mountpoint", tree.mountpoint), ("log.file", tree.log.file), *_recordings(tree)):
         if path is not None and (not path or "\0" in path):
             yield f"{key}: {path!r} is no path"
     if not tree.virtual_mountpoint.startswith("/"):
@@ -95,11 +96,18 @@ def _common_problems(tree: Tree) -> Iterator[str]:
         yield f"daemon.rlimit_nofile={tree.daemon.rlimit_nofile}: 0 (leave alone) or more is legal"
     if tree.log.rotation_size < 0:
         yield f"log.rotation_size={tree.log.rotation_size}: 0 (no rotation) or more MiB are legal"
+    if tree.recording.time < 0:
+        yield f"recording.time={tree.recording.time}: seconds, 0 for as long as the daemon runs"
     if tree.api.sock is not None and not 0 < len(os.fsencode(tree.api.sock)) <= MAX_SOCKET_PATH:
         yield f"api.sock: a socket's path has 1 to {MAX_SOCKET_PATH} bytes"
     overlay = tree.overlay
     if (overlay.upper_dir or None) is None and (overlay.work_dir or None) is not None:
         yield "overlay.work_dir: it needs overlay.upper_dir as well"
+
+
+def _recordings(tree: Tree) -> Iterator[tuple[str, str | None]]:
+    yield "recording.save", tree.recording.save
+    yield "recording.replay", tree.recording.replay
 
 
 def _backend_problems(backend: Any) -> Iterator[str]:
@@ -150,8 +158,8 @@ def _bound_problems(cache: Blobcache) -> Iterator[str]:
 def _prefetch_problems(key: str, prefetch: Prefetch) -> Iterator[str]:
     if not prefetch.enable:
         return
-    if not 1 <= prefetch.threads <= 1024:
-        yield f"{key}.threads={prefetch.threads}: 1 to 1024 are legal"
+    if not 0 <= prefetch.threads <= 1024:
+        yield f"{key}.threads={prefetch.threads}: 1 to 1024 are legal, 0 is off"
     if not 0 <= prefetch.batch_size <= MAX_BATCH_SIZE:
         yield f"{key}.batch_size={prefetch.batch_size}: 0 to {MAX_BATCH_SIZE} bytes (256 MiB) are legal"
     if prefetch.bandwidth_limit < 0:
@@ -211,6 +219,10 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
     _check_directory("mountpoint", tree.mountpoint, dead_mount_is_fine=True)
     if tree.prefetch_files is not None:
         _check_prefetch_files(tree.prefetch_files)
+    if tree.recording.save is not None:
+        _check_directory("directory of recording.save", os.path.dirname(os.path.abspath(tree.recording.save)))
+    if tree.recording.replay not in (None, AUTO):
+        _check_file("recording.replay", tree.recording.replay)
     if strict and isinstance(tree.backend, Localfs):
         if tree.backend.blob_file:
             _check_file("backend.blob_file", tree.backend.blob_file)

@@ -6,9 +6,11 @@ from typing import NamedTuple
 from hydra.core.config_store import ConfigStore
 
 from nydus_app.config.bench_tree import BENCH_OPTIONS, Bench, BenchTree
-from nydus_app.config.tree import GROUPS, MISSING, Api, Daemon, Log, Prefetch, Rafs, Tree
+from nydus_app.config.tree import GROUPS, MISSING, Api, Daemon, Log, Prefetch, Rafs, Recording, Tree
 
-SECTIONS: dict[str, type] = {"daemon": Daemon, "api": Api, "log": Log, "rafs": Rafs, "prefetch": Prefetch}
+SECTIONS: dict[str, type] = {
+    "daemon": Daemon, "api": Api, "log": Log, "rafs": Rafs, "prefetch": Prefetch, "recording": Recording
+}  # fmt: skip
 CONFIG_PATH = "pkg://nydus_app.conf"
 
 

@@ -20,6 +20,9 @@ MISSING: Any = "???"
 """OmegaConf's mark of a value that has no default and must be given."""
 
 
+AUTO = "auto"
+
+
 class LogLevel(Enum):
     trace = "trace"
     debug = "debug"
@@ -284,6 +287,15 @@ class Overlay:
 
 
 @dataclass(kw_only=True, repr=False)
+class Recording:
+    """What a start reads, for later starts."""
+
+    save: Optional[str] = None  # file to write; null: nothing is recorded
+    time: int = 60  # seconds from the start that are recorded, 0: all
+    replay: Optional[str] = AUTO  # file to fetch by at once; auto: BOOTSTRAP.recording where there is one; null: none
+
+
+@dataclass(kw_only=True, repr=False)
 class Daemon:
     id: Optional[str] = None
     supervisor: Optional[str] = None
@@ -318,6 +330,7 @@ class Tree:
     cache: Any = field(default_factory=Blobcache)
     rafs: Rafs = field(default_factory=Rafs)
     prefetch: Prefetch = field(default_factory=Prefetch)
+    recording: Recording = field(default_factory=Recording)
     overlay: Overlay = field(default_factory=Overlay)
     external_backends: list[Any] = field(default_factory=list)
     daemon: Daemon = field(default_factory=Daemon)

@@ -1,24 +1,47 @@
-"""Work that goes on behind the requests: looking ahead, storing what has been answered already.
+"""What the caches of an image share: work that goes on behind the requests, who waits, what was fetched.
+
+Such work is looking ahead, prefetching, storing what has been answered already.
 
 Concurrency: on the trio thread. Whoever serves the image runs `run` for as long; without it (an image that
 is only read from, call by call) `nursery` is None, nothing looks ahead, and a read ends with its storing.
 """
 
+import logging
+from collections.abc import Awaitable, Callable
+
 import trio
 
+from nydus_app.storage.demand import Demand
+from nydus_app.storage.fetch_log import FetchLog
 from nydus_app.storage.fresh import Fresh
+
+log = logging.getLogger("nydus.storage")
 
 
 class Background:
+    """`tasks` are begun by `run`, and cancelled with it; none of them ends it."""
+
     def __init__(self) -> None:
         self.fresh = Fresh()
         self.nursery: trio.Nursery | None = None
+        self.demand = Demand()
+        self.fetches = FetchLog()
+        self.tasks: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
+            for task in self.tasks:
+                nursery.start_soon(_guarded, task)
             try:
                 await trio.sleep_forever()
             finally:
                 self.nursery = None
+
+
+async def _guarded(task: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await task()
+    except Exception:
+        log.exception("what goes on behind the requests goes on without this")

@@ -140,7 +140,8 @@ class RecordedIndex:
         return self._order.find(offset)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        assert self._order is not None
+        if self._order is None:
+            raise InvalidImage("the chunks of RAFS v5 have numbers only where the image is laid out (mode.data_path=erofs)")
         return [self.locate(c) for c in self._order.chunks(indexes)]
 
     def unit_mates(self, wanted: Sequence[Chunk], skip: Callable[[int], bool]) -> list[Chunk]:

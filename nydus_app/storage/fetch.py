@@ -13,7 +13,8 @@ background's nursery; one that is cancelled gives its flights up, and whoever wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -25,15 +26,18 @@ from nydus_app.formats.codec.chunk import Decoded, decode_chunks
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.codec.unit import Room
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
+from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
+from nydus_app.storage.backend.trace import traced
 from nydus_app.storage.background import Background
 from nydus_app.storage.buffers import anonymous
 from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
+from nydus_app.storage.fetch_log import Course, Why, entry, request_entry, told
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.lookahead import Streams
-from nydus_app.storage.plan import Window, plan_jobs, plan_windows
+from nydus_app.storage.plan import PLACE, Window, plan_jobs, plan_windows
 from nydus_app.storage.workers import Workers
 
 log = logging.getLogger("nydus.storage")
@@ -54,6 +58,10 @@ class Store(Protocol):
         """None of them is kept; False also where that would take long to say."""
         ...
 
+    def why_missing(self, indexes: Sequence[int]) -> Why:
+        """Why chunks that a reader waits for have to be fetched: cold, evicted or corrupt."""
+        ...
+
     def check(self, chunk: Chunk) -> None:
         """Raises InvalidImage where the chunk could not be kept without hurting others."""
         ...
@@ -67,13 +75,21 @@ MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 """Uncompressed bytes that are fetched ahead of a sequential reader; twice the batch size within these."""
 
 
+LATE_NS = 1_000_000
+"""Who waits longer for what is fetched ahead anyway is worth an entry in the log."""
+
+LATER = (Why.prefetch, Why.replay)
+"""What is decoded when the worker threads have nothing else to do."""
+
+
 class Job(NamedTuple):
     """`stored` is set when the job is quite done; None where there is a background, and so nobody who waits for it."""
 
-    is_ahead: bool  # nobody has asked for these chunks
+    is_ahead: bool  # nobody has asked for these chunks, but somebody soon may
     chunks: Sequence[Chunk]
     flight: Flight[Buffer | NydusError]
     stored: trio.Event | None
+    course: Course
 
 
 class ChunkFetcher:
@@ -105,6 +121,7 @@ class ChunkFetcher:
         self._has_units = blob.has_units
         self._is_zran = bool(blob.features & BlobFeatures.ZRAN)
         self._pread = reader.pread if isinstance(reader, SupportsPread) else None
+        self._replayed = bytearray()  # a byte for each chunk, 1 if a recording has named it
 
     # ---- for readers --------------------------------------------------------------------------
 
@@ -122,20 +139,19 @@ class ChunkFetcher:
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight
 
-    async def fetch(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
+    async def fetch(
+        self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk], why: Why | None = None
+    ) -> Mapping[int, Buffer]:
         """Decoded data of those chunks that were not ready, and of others in their units; raises the first error among
         the wanted.
 
-        The index has been loaded.
+        The index has been loaded. A reader waits for them unless `why` says that they are fetched for none.
         """
-        if self._background.nursery is not None:
-            outcomes, _ = await self._gather(self._background.nursery, wanted, chunks, ahead)
+        if why is not None:
+            outcomes = await self._fetch(wanted, chunks, ahead, why)
         else:
-            async with trio.open_nursery() as nursery:
-                outcomes, jobs = await self._gather(nursery, wanted, chunks, ahead)
-                for job in jobs:
-                    if job.stored is not None:
-                        await job.stored.wait()
+            with self._background.demand.waiting():
+                outcomes = await self._fetch(wanted, chunks, ahead, None)
         got: dict[int, Buffer] = {}
         for index, outcome in outcomes.items():
             if isinstance(outcome, NydusError):
@@ -143,33 +159,70 @@ class ChunkFetcher:
             got[index] = outcome
         return got
 
+    async def _fetch(
+        self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk], why: Why | None
+    ) -> Decoded:
+        if self._background.nursery is not None:
+            outcomes, _ = await self._gather(self._background.nursery, wanted, chunks, ahead, why)
+            return outcomes
+        async with trio.open_nursery() as nursery:
+            outcomes, jobs = await self._gather(nursery, wanted, chunks, ahead, why)
+            for job in jobs:
+                if job.stored is not None:
+                    await job.stored.wait()
+        return outcomes
+
     async def _gather(
-        self, nursery: trio.Nursery, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]
+        self,
+        nursery: trio.Nursery,
+        wanted: Sequence[int],
+        chunks: ChunksOf,
+        ahead: Iterable[Chunk],
+        why: Why | None,
     ) -> tuple[Decoded, list[Job]]:
         """The outcomes of all chunks that were not ready, and the jobs that were launched for them."""
         outcomes: Decoded = {}
         jobs: list[Job] = []
         is_stored = self._store.is_stored
+        joined: dict[int, None] = {}
+        began, began_ns = time.time(), time.monotonic_ns()
         missing = [i for i in wanted if not is_stored(i)]
         while missing:
-            flights = {f: None for i in missing if (f := self._inflight.get(i)) is not None}
+            flights: dict[Flight[Buffer | NydusError], list[int]] = {}
+            for i in missing:
+                if (f := self._inflight.get(i)) is not None:
+                    flights.setdefault(f, []).append(i)
             mine = [i for i in missing if i not in self._inflight]
             if mine:
                 try:
-                    launched = self._launch(nursery, self._located(mine, chunks), ahead)
+                    cause = self._store.why_missing(mine) if why is None else why
+                    launched = self._launch(nursery, self._located(mine, chunks), cause, ahead if why is None else None)
                 except NydusError as e:
                     outcomes.update(dict.fromkeys(mine, e))
                 else:
                     jobs += launched
-                    flights.update((job.flight, None) for job in launched)
+                    flights.update((job.flight, []) for job in launched)
                 ahead = ()
-            for flight in flights:
+            for flight, indexes in flights.items():
                 landed = await flight.wait()
                 if self._has_units:  # a cache without files remembers the other chunks of a unit
                     outcomes.update((i, data) for i, data in landed.items() if not isinstance(data, NydusError))
-                outcomes.update((i, landed[i]) for i in missing if i in landed)
+                found = [i for i in missing if i in landed]
+                if why is None and not flight.is_awaited:  # its errors are not this reader's: he tries himself
+                    joined.update(dict.fromkeys(indexes))
+                    found = [i for i in found if not isinstance(landed[i], NydusError)]
+                outcomes.update((i, landed[i]) for i in found)
             missing = [i for i in missing if i not in outcomes and not is_stored(i)]
+        if joined:
+            self._was_late(list(joined), chunks, began, time.monotonic_ns() - began_ns)
         return outcomes, jobs
+
+    def _was_late(self, wanted: Sequence[int], chunks: ChunksOf, time_s: float, waited_ns: int) -> None:
+        """A reader came for chunks that were under way, but not for him."""
+        if waited_ns > LATE_NS:
+            with suppress(InvalidImage):
+                late = entry(self.blob, Why.late, chunks(wanted))
+                self._background.fetches.add(late._replace(time_s=time_s, latency_ns=waited_ns))
 
     def _located(self, wanted: Sequence[int], chunks: ChunksOf) -> list[Chunk]:
         """All of them, or InvalidImage."""
@@ -185,6 +238,8 @@ class ChunkFetcher:
         nursery, index = self._background.nursery, self.index
         if nursery is None or not self._lookahead or not len(index):
             return
+        if self._replayed and 0 not in self._replayed[first : last + 1]:
+            return  # the recording knows better what he reads next
         stream = self._streams.step(first, last)
         if stream is None:
             return
@@ -195,9 +250,51 @@ class ChunkFetcher:
             cold = self._cold(range(first, stream.frontier))
             if cold:
                 try:
-                    self._launch(nursery, index.chunks(cold))
+                    self._launch(nursery, index.chunks(cold), Why.ahead)
                 except NydusError as e:
                     log.debug("nothing is fetched ahead: %s", e)
+
+    async def replay(self, span: Span) -> None:
+        """Ask for a span of the blob at once, and decode it when the index is here (see `cache/port`)."""
+        self._replayed = self._replayed or bytearray(self.blob.chunk_count)
+        self._replayed[span.first : span.end] = b"\1" * (span.end - span.first)
+        wanted = self._cold(range(span.first, span.end))
+        if not wanted:
+            return
+        flight = self._inflight.claim(wanted, is_awaited=False)
+        failed = request_entry(self.blob, Why.replay, (span.first, span.end - 1), (span.offset, span.size))
+        began_ns = time.monotonic_ns()
+        try:
+            with traced() as tries:
+                raw = await self._reader.read(span.offset, span.size)
+            await self.index.load()
+            window = self._recorded(span, wanted)
+        except NydusError as e:
+            latency_ns = time.monotonic_ns() - began_ns
+            self._background.fetches.add(told(failed, tries)._replace(latency_ns=latency_ns, error=str(e)))
+            raise
+        finally:
+            self._inflight.end(wanted)
+            flight.land({})
+        # No checkpoint since they were given up: their jobs take them over.
+        jobs = self._jobs(window, {c.index for c in window.chunks}, Why.replay)
+        jobs[0].course.goes_on(tries, began_ns)
+        self._submit(jobs, Fetched(span.offset, raw), later=True)
+
+    def _recorded(self, span: Span, wanted: Sequence[int]) -> Window:
+        """Those of the chunks that lie in the span, which may be anybody's invention. Raises InvalidImage."""
+        end = span.offset + span.size
+        found = [
+            c
+            for c in self.index.chunks([i for i in wanted if i < len(self.index)])
+            if span.offset <= c.compressed_offset and c.compressed_offset + c.compressed_size <= end
+        ]
+        for chunk in found:
+            self._store.check(chunk)
+        if not found:
+            raise InvalidImage(f"the recording has no chunk of blob {self.blob.id} in {span.size} bytes at {span.offset}")
+        decoded_bytes = sum([c.uncompressed_size for c in found])
+        return Window(span.offset, end, tuple(sorted(found, key=PLACE)), decoded_bytes, has_spare=False)
 
     # ---- windows ------------------------------------------------------------------------------
 
@@ -211,7 +308,7 @@ class ChunkFetcher:
         return index in self._inflight or self._store.is_kept(index)
 
     def _launch(
-        self, nursery: trio.Nursery, wanted: Sequence[Chunk], ahead: Iterable[Chunk] | None = None
+        self, nursery: trio.Nursery, wanted: Sequence[Chunk], why: Why, ahead: Iterable[Chunk] | None = None
     ) -> list[Job]:
         """Without `ahead` nothing is fetched along but what lies in the same units."""
         if self._has_units:
@@ -222,50 +319,61 @@ class ChunkFetcher:
             spare = self.index.following(last, ahead, self._skip)
         indexes = {c.index for c in wanted}
         launched: list[Job] = []
-        has_background = self._background.nursery is not None
         for window in plan_windows(wanted, spare, self._batch_size):
-            jobs = [
-                Job(
-                    ahead is None or chunks[0].index not in indexes,
-                    chunks,
-                    self._inflight.claim([c.index for c in chunks]),
-                    None if has_background else trio.Event(),
-                )
-                for chunks in plan_jobs(window, indexes)
-            ]
+            jobs = self._jobs(window, indexes, why)
             if self._pread is not None:
-                self._submit(jobs, None)
+                self._submit(jobs, None, later=why in LATER)
             else:
-                nursery.start_soon(self._request, window, jobs)
+                nursery.start_soon(self._request, window, jobs, why in LATER)
             launched += jobs
         return launched
 
-    async def _request(self, window: Window, jobs: Sequence[Job]) -> None:
+    def _jobs(self, window: Window, wanted: Collection[int], why: Why) -> list[Job]:
+        """What a window is decoded in; its chunks are claimed."""
+        has_background = self._background.nursery is not None
+        pieces = plan_jobs(window, wanted)
+        asked = [c for c in window.chunks if c.index in wanted] if window.has_spare else window.chunks
+        course = Course(self._background.fetches, entry(self.blob, why, asked, window), len(pieces))
+        is_awaited = why.is_awaited
+        return [
+            Job(
+                why is Why.ahead or (is_awaited and chunks[0].index not in wanted),
+                chunks,
+                self._inflight.claim([c.index for c in chunks], is_awaited=is_awaited),
+                None if has_background else trio.Event(),
+                course,
+            )
+            for chunks in pieces
+        ]
+
+    async def _request(self, window: Window, jobs: Sequence[Job], later: bool) -> None:
         """One request to the backend; raises nothing."""
         outcome: BackendError | None = None
         try:
-            raw = await self._reader.read(window.offset, window.end - window.offset)
+            with traced() as jobs[0].course.tries:
+                raw = await self._reader.read(window.offset, window.end - window.offset)
         except BackendError as e:
             outcome = e
         except BaseException:
             self._give_up(jobs, None)
             raise
         if outcome is None:
-            self._submit(jobs, Fetched(window.offset, raw))
+            self._submit(jobs, Fetched(window.offset, raw), later=later)
         else:
             self._give_up(jobs, outcome)
 
     def _give_up(self, jobs: Sequence[Job], error: NydusError | None) -> None:
         for job in jobs:
             job.flight.land({} if error is None else _all(job, error))
+            job.course.landed(str(error or "given up"))
             self._inflight.end(c.index for c in job.chunks)
             if job.stored is not None:
                 job.stored.set()
 
-    def _submit(self, jobs: Sequence[Job], fetched: Fetched | None) -> None:
+    def _submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
         token = trio.lowlevel.current_trio_token()
         for job in jobs:
-            self._workers.submit(partial(self._work, job, fetched, token))
+            self._workers.submit(partial(self._work, job, fetched, token), later=later)
 
     def _work(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
         """Worker thread. What is not expected fails the job's readers, not the daemon."""
@@ -296,6 +404,7 @@ class ChunkFetcher:
             for index, data in outcomes.items():
                 if not isinstance(data, NydusError):
                     self._background.fresh.put(self, index, data)
+        job.course.landed(next((str(o) for o in outcomes.values() if isinstance(o, NydusError)), ""))
 
     def _read(self, job: Job) -> Fetched:
         assert self._pread is not None

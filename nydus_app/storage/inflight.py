@@ -15,9 +15,13 @@ T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """The outcomes of one job, by chunk index; a job that was given up has none."""
+    """The outcomes of one job, by chunk index; a job that was given up has none.
 
-    def __init__(self) -> None:
+    `is_awaited`: it was begun for somebody who waits.
+    """
+
+    def __init__(self, is_awaited: bool) -> None:
+        self.is_awaited = is_awaited
         self._landed = trio.Event()
         self._outcomes: Mapping[int, T] = {}
 
@@ -47,9 +51,9 @@ class InFlight(Generic[T]):
     def get(self, index: int) -> Flight[T] | None:
         return self._flights.get(index)
 
-    def claim(self, indexes: Iterable[int]) -> Flight[T]:
+    def claim(self, indexes: Iterable[int], *, is_awaited: bool) -> Flight[T]:
         """Become the owner of these; none of them may be in flight."""
-        flight: Flight[T] = Flight()
+        flight: Flight[T] = Flight(is_awaited)
         for index in indexes:
             assert index not in self._flights
             self._flights[index] = flight

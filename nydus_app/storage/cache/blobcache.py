@@ -27,6 +27,7 @@ from nydus_app.errors import CacheError, CorruptChunk, InvalidImage
 from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
+from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blob_files import BlobFiles, Keeping, data_path, open_blob_files
@@ -35,6 +36,7 @@ from nydus_app.storage.cache.port import NOTHING, ChunksOf
 from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
+from nydus_app.storage.fetch_log import Why
 from nydus_app.storage.workers import Workers
 
 if TYPE_CHECKING:
@@ -79,6 +81,8 @@ class BlobCache:
         self._recent = Recent()
         self._share = None if share_of is None else share_of(blob, index, self._ready)
         self.is_bounded = share_of is not None
+        self._damaged: set[int] = set()  # chunks that were kept, but not as they should be
+        self._had = bytearray(blob.chunk_count if self.is_bounded else 0)  # 1: it was there, whatever became of it
         self._fetcher = ChunkFetcher(
             blob, reader, index, validate=validate, batch_size=batch_size, workers=workers, background=background,
             store=self,
@@ -116,6 +120,18 @@ class BlobCache:
             await self._look(self._files, wanted, chunks)
             return await self._fetch([i for i in wanted if not self.is_stored(i)], chunks, ahead)
         return await self._decoded(self._files, wanted, chunks, ahead)
+
+    async def prefetch(self, wanted: Sequence[int], chunks: ChunksOf) -> None:
+        if self._files is None and self._is_kept:
+            await self._open()
+        await self._index.load()
+        if missing := [i for i in wanted if not self.is_kept(i)]:
+            await self._fetcher.fetch(missing, chunks, (), Why.prefetch)
+
+    async def replay(self, span: Span) -> None:
+        if self._files is None and self._is_kept:
+            await self._open()
+        await self._fetcher.replay(span)
 
     def data_fd(self) -> int:
         assert self._files is not None and self._is_plain
@@ -183,6 +199,8 @@ class BlobCache:
         self._trusts_map = not self._validate and not files.is_doubtful
         if self._trusts_map:
             self._ready[:] = files.map.flags()
+        if self._had:
+            self._had[:] = files.map.flags()
         self._is_plain = files.data.is_plain
         self._files = files
 
@@ -264,6 +282,11 @@ class BlobCache:
         is_stored = self._ready.find(1, indexes.start, indexes.stop) >= 0
         return not is_stored and (self._files is None or self._files.map.has_none_of(indexes))
 
+    def why_missing(self, indexes: Sequence[int]) -> Why:
+        if self._damaged and not self._damaged.isdisjoint(indexes):
+            return Why.corrupt
+        return Why.evicted if self._had and any(self._had[i] for i in indexes if i < len(self._had)) else Why.cold
+
     def check(self, chunk: Chunk) -> None:
         """A record must not write outside the blob's address space, nor mark another's bit."""
         blob = self._blob
@@ -293,6 +316,8 @@ class BlobCache:
         files.map.mark(kept)
         for index in kept:
             self._ready[index] = 1
+            if self._had:
+                self._had[index] = 1
 
     def _mark(self, files: BlobFiles, indexes: Sequence[int]) -> None:
         """They were verified; the map in memory may not know them yet."""
@@ -303,6 +328,8 @@ class BlobCache:
 
     def _forget(self, files: BlobFiles, chunk: Chunk) -> None:
         self._ready[chunk.index] = 0
+        if files.map.is_set(chunk.index):
+            self._damaged.add(chunk.index)
         try:
             files.map.clear([chunk.index])
         except OSError as e:

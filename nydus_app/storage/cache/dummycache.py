@@ -10,6 +10,7 @@ import trio
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.chunk_file import Fetched
@@ -17,6 +18,7 @@ from nydus_app.storage.cache.port import NOTHING, ChunksOf
 from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
+from nydus_app.storage.fetch_log import Why
 from nydus_app.storage.workers import Workers
 
 
@@ -58,6 +60,9 @@ class DummyCache:
     def has_none_of(self, indexes: range) -> bool:
         return True
 
+    def why_missing(self, indexes: Sequence[int]) -> Why:
+        return Why.cold
+
     def check(self, chunk: Chunk) -> None:
         """Nothing is written anywhere."""
 
@@ -72,6 +77,12 @@ class DummyCache:
 
     def drop_fresh(self, indexes: Iterable[int]) -> None:
         """Nothing is fetched ahead."""
+
+    async def prefetch(self, wanted: Sequence[int], chunks: ChunksOf) -> None:
+        """As `follow`."""
+
+    async def replay(self, span: Span) -> None:
+        """As `follow`."""
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         got = {i: data for i in wanted if (data := self._recent.get(i)) is not None}

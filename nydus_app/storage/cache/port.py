@@ -6,6 +6,7 @@ from typing import Protocol
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk
+from nydus_app.formats.recording import Span
 
 
 ChunksOf = Callable[[Sequence[int]], list[Chunk]]
@@ -49,6 +50,18 @@ class ChunkCache(Protocol):
         Yields the decoded data, by chunk index, of chunks that were fetched just now or that no
         file holds; all others lie in the data file. `ahead` names what may be fetched along.
         Raises the first error that hit a wanted chunk: CorruptChunk, InvalidImage, BackendError.
+        """
+        ...
+
+    async def prefetch(self, wanted: Sequence[int], chunks: ChunksOf) -> None:
+        """Fetch what is not kept yet, though nobody waits for it. Raises the first error, as `ensure` does."""
+        ...
+
+    async def replay(self, span: Span) -> None:
+        """Fetch what is not kept of a recorded span, with one request that waits for no chunk index.
+
+        Readers of its chunks wait for that. A span that is wrong, or cannot be had, leaves them to fetch for
+        themselves; raises the error then.
         """
         ...
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, suppress
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.formats.recording import Span
 from nydus_app.storage.cache.port import NOTHING, ChunksOf
 
 log = logging.getLogger("nydus.storage")
@@ -46,6 +47,12 @@ class WholeBlob:
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         return {}
+
+    async def prefetch(self, wanted: Sequence[int], chunks: ChunksOf) -> None:
+        """As `follow`."""
+
+    async def replay(self, span: Span) -> None:
+        """As `follow`."""
 
     def data_fd(self) -> int:
         return self._fd
