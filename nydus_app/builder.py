@@ -53,6 +53,7 @@ from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.cache.whole_blob import WholeBlob, open_whole_blob
 from nydus_app.storage.chunk_index import ChunkIndex, CompressionInfoIndex, RecordedIndex
 from nydus_app.storage.device import Device
+from nydus_app.storage.explain import Explanation
 from nydus_app.storage.inline_bootstrap import InlineBootstrap, extract_bootstrap
 from nydus_app.storage.named_chunks import NamedChunks
 from nydus_app.storage.prebuilt import adopt_prebuilt
@@ -468,6 +469,7 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
         supervisor=tree.daemon.supervisor,
         inherited=inherited,
         keeper=keeper,
+        explanation=Explanation(image.bootstrap, image.device.background.fetches),
     )
     with daemon.opened():
         loop = trio.run  # loads it

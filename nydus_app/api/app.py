@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from nydus_app.api.body import MAX_BODY
 from nydus_app.api.bridge import Bridge
+from nydus_app.api.explain import explain_router
 from nydus_app.api.errors import BAD_REQUEST, NO_ROUTE, HttpError
 from nydus_app.api.port import DaemonPort
 from nydus_app.api.v1 import v1_router
@@ -27,6 +28,7 @@ ABSOLUTE_FORM = re.compile(r"\Ahttps?://[^/]*")
 def make_app(daemon: DaemonPort, bridge: Bridge) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(v1_router(daemon, bridge))
+    app.include_router(explain_router(daemon, bridge))
 
     @app.middleware("http")
     async def take_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

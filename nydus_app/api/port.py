@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from nydus_app.daemon.info import DaemonInfo
+from nydus_app.storage.explain import Explanation
 
 
 class DaemonPort(Protocol):
@@ -10,6 +11,10 @@ class DaemonPort(Protocol):
 
     def set_log_level(self, name: str) -> None:
         """Raises ConfigError."""
+        ...
+
+    def explanation(self) -> Explanation | None:
+        """What was fetched and why; its `files_of` is for other threads. None where nothing is known of that."""
         ...
 
     def exit(self) -> None:

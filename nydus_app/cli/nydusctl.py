@@ -21,6 +21,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "cache": Verb("nydus_app.cli.ctl_cache", "what a cache directory holds; clean and repair it"),
+    "explain": Verb("nydus_app.cli.ctl_explain", "why reads were slow: what a daemon has fetched lately"),
 }
 
 

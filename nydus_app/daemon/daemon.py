@@ -29,6 +29,7 @@ from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.linux.fuse_device import FuseDevice
 from nydus_app.protocols.fuse.init import Settings
+from nydus_app.storage.explain import Explanation
 from nydus_app.transports.port import Transport
 
 log = logging.getLogger("nydus.daemon")
@@ -77,7 +78,9 @@ class FuseDaemon:
         supervisor: str | None = None,
         inherited: Inherited | None = None,
         keeper: Keeper | None = None,
+        explanation: Explanation | None = None,
     ) -> None:
+        self._explanation = explanation
         self._inherited = inherited
         self._keeper = keeper
         self._attachment = attachment
@@ -96,6 +99,9 @@ class FuseDaemon:
         return DaemonInfo(
             id=self._id, supervisor=self._supervisor, state=self._machine.state, mounts=tuple(self._mounts)
         )
+
+    def explanation(self) -> Explanation | None:
+        return self._explanation
 
     def set_log_level(self, name: str) -> None:
         set_level(name)

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 log = logging.getLogger("nydus.storage")
@@ -42,9 +43,10 @@ class Workers:
 
     def _run(self) -> None:
         while self._tokens.get():
-            try:
+            job: Job | None = None
+            with suppress(IndexError):
                 job = self._jobs.popleft()
-            except IndexError:
+            if job is None:
                 self._run_later()
             else:
                 _do(job)

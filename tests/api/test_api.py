@@ -32,6 +32,9 @@ class Remembering:
             raise ConfigError("no such level")
         self.levels.append(name)
 
+    def explanation(self) -> None:
+        return None
+
     def exit(self) -> None:
         if self.state is not State.RUNNING:
             raise StateConflict("Exit is not possible")

@@ -102,11 +102,11 @@ def test_a_reader_does_not_inherit_the_failure_of_what_he_did_not_ask_for(served
             nursery.start_soon(prefetcher(served).run)
             while len(served.origin.reads) < 8:
                 await trio.sleep(0.001)
-            nursery.start_soon(served.read, 0)
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert len(served.origin.reads) == 8  # he waits for the prefetch
-            served.origin.let_go()
-            await served.all_ready([0])
+            async with trio.open_nursery() as readers:
+                readers.start_soon(served.read, 0)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert len(served.origin.reads) == 8  # he waits for the prefetch
+                served.origin.let_go()
             nursery.cancel_scope.cancel()
 
     trio.run(main)
