@@ -101,12 +101,16 @@ def _prefetcher(
     from nydus_app.storage.prefetch import Prefetcher, plan_prefetch
 
     paths = None if tree.prefetch_files is None else _read_list(tree.prefetch_files)
+    everything = tree.prefetch.prefetch_all
+    if everything and any(cache.is_bounded for cache in caches):
+        log.info("a bounded cache is not filled by prefetch_all: only what a list or the image names is prefetched")
+        everything = False
     return Prefetcher(
         bootstrap,
         caches,
         indexes,
         background,
-        partial(plan_prefetch, bootstrap, paths, tree.prefetch.prefetch_all),
+        partial(plan_prefetch, bootstrap, paths, everything),
         threads=options.threads,
         batch_size=options.batch_size or DEFAULT_BATCH_SIZE,
         bandwidth_limit=options.bandwidth_limit,

@@ -10,6 +10,7 @@ from nydus_app.errors import BackendError
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.formats.recording import Span
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.workers import Workers
@@ -96,7 +97,7 @@ class Served:
         self.index = index or Table(BLOB)
         self.workers = Workers(4)
         self.cache = BlobCache(
-            BLOB, self.origin, self.index, work_dir=str(work_dir), validate=True, batch_size=batch_size,
+            BLOB, self.origin, self.index, keeping=Keeping(str(work_dir)), validate=True, batch_size=batch_size,
             workers=self.workers, background=self.background,
         )  # fmt: skip
 

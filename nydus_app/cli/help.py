@@ -25,6 +25,8 @@ Keys that are used most (all of them: nydus-run … --cfg job):
   mode.threads            worker threads (4)
   mode.data_path          auto, erofs (the kernel serves files, we their blobs) or fuse (auto)
   mode.driver             who speaks FUSE: fusedev (we, on /dev/fuse) or pyfuse3 (libfuse) (fusedev)
+  recording.save          file to write what the start reads to; BOOTSTRAP.recording is replayed by later starts
+  prefetch.enable         fetch ahead: the image's list, prefetch_files=LIST, or prefetch.prefetch_all=true
   api.sock                Unix socket of the administration API (none)
   log.level, log.file     trace, debug, info, warn or error; standard error unless a file is named
 

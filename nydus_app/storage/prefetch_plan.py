@@ -112,7 +112,7 @@ def portions_of_blob(blob: Blob, index: ChunkIndex, portion_bytes: int) -> Itera
     while first < count:
         limit = (index.end_of(first - 1) if first else 0) + portion_bytes
         most = min(count, first + portion_bytes // MIN_CHUNK_BYTES + 1)
-        end = min(max(index.find(limit), first + 1), most)
+        end = min(max(index.find(limit - 1), first) + 1, most)
         try:
             chunks = {c.index: c for c in index.chunks(range(first, end)) if is_tar or c.digest is not None}
         except InvalidImage:

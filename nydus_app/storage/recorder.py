@@ -114,7 +114,7 @@ class RecordedCache:
         self._blob_index = blob_index
         self.is_ready = cache.is_ready
         self.are_ready = cache.are_ready
-        self.hold = cache.hold
+        self.is_bounded, self.hold = cache.is_bounded, cache.hold
         self.fresh, self.drop_fresh = cache.fresh, cache.drop_fresh
         self.prefetch = cache.prefetch
         self.replay = cache.replay
