@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, HttpOptions, Localfs, Tree
+from nydus_app.config.tree import Blobcache, DataPath, Driver, Dummycache, Fuse, HttpOptions, Localdisk, Localfs, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree, why_no_devices
 from nydus_app.errors import (
     BackendNotFound,
@@ -75,6 +75,10 @@ def build_backend(options: object) -> Backend:
     match options:
         case Localfs():
             return LocalfsBackend(dir=options.dir, blob_file=options.blob_file, alt_dirs=options.alt_dirs)
+        case Localdisk():
+            from nydus_app.storage.backend.localdisk import LocaldiskBackend
+
+            return LocaldiskBackend(device_path=options.device_path, disable_gpt=options.disable_gpt)
         case HttpOptions():
             from nydus_app.backends import build_http_backend
 

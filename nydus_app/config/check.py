@@ -185,8 +185,8 @@ def _later(tree: Tree) -> Iterator[str]:
         yield "shared_dir (passing a host directory through)"
     if tree.bootstrap is None:
         yield "a start without bootstrap"
-    if not isinstance(tree.backend, Localfs | Registry | HttpProxy):
-        yield f"backend={type(tree.backend).__name__.lower()} (only localfs, registry and http_proxy)"
+    if not isinstance(tree.backend, Localfs | Localdisk | Registry | HttpProxy):
+        yield f"backend={type(tree.backend).__name__.lower()} (not oss and s3 yet)"
     if tree.external_backends:
         yield "external_backends"
     match tree.cache:
