@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from nydus_app.config.tree import HttpOptions, HttpProxy, Registry
+from nydus_app.config.tree import AddressingStyle, HttpOptions, HttpProxy, Oss, Registry, S3
 from nydus_app.errors import Unsupported
 from nydus_app.storage.backend.http.settings import HttpSettings, MirrorSettings, ProxySettings
 from nydus_app.storage.backend.port import Backend
@@ -22,6 +22,18 @@ def build_http_backend(options: HttpOptions) -> Backend:
             from nydus_app.storage.backend.http_proxy import HttpProxyBackend
 
             return HttpProxyBackend(http, addr=options.addr, path=options.path)
+        case Oss():
+            from nydus_app.storage.backend.object_store import StoreSettings
+            from nydus_app.storage.backend.oss import OssBackend
+
+            return OssBackend(http, StoreSettings(**_own(options, StoreSettings)))
+        case S3():
+            from nydus_app.storage.backend.object_store import StoreSettings
+            from nydus_app.storage.backend.s3 import S3Backend
+
+            virtual = options.addressing_style is AddressingStyle.virtual
+            store = StoreSettings(**_own(options, StoreSettings))
+            return S3Backend(http, store, region=options.region, virtual_host=virtual)
     raise Unsupported(f"backend {type(options).__name__} cannot be used yet")
 
 

@@ -125,6 +125,10 @@ def _backend_problems(backend: Any) -> Iterator[str]:
         from nydus_app.config.http_check import http_problems
 
         yield from http_problems(backend)
+    if isinstance(backend, Oss | S3):
+        from nydus_app.config.object_check import object_problems
+
+        yield from object_problems(backend)
 
 
 def _cache_problems(cache: Any) -> Iterator[str]:
@@ -185,8 +189,6 @@ def _later(tree: Tree) -> Iterator[str]:
         yield "shared_dir (passing a host directory through)"
     if tree.bootstrap is None:
         yield "a start without bootstrap"
-    if not isinstance(tree.backend, Localfs | Localdisk | Registry | HttpProxy):
-        yield f"backend={type(tree.backend).__name__.lower()} (not oss and s3 yet)"
     if tree.external_backends:
         yield "external_backends"
     match tree.cache:

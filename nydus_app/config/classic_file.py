@@ -37,6 +37,7 @@ def _backend(tree: Tree) -> dict[str, Any]:
     values = {k: v for k, v in asdict(tree.backend).items() if v is not None}
     if isinstance(tree.backend, Localfs):
         values = {k: v for k, v in values.items() if v}
+    values.pop("addressing_style", None)  # unknown to nydusd, whose buckets are in the path
     return values
 
 

@@ -61,6 +61,13 @@ class RafsMode(Enum):
     cached = "cached"
 
 
+class AddressingStyle(Enum):
+    """Where a bucket's name is: in the path, or in front of the host's name."""
+
+    path = "path"
+    virtual = "virtual"
+
+
 def default_cache_dir() -> str:
     """/var/cache/nydus for root, else nydus in the user's own cache directory; a user without a home has none."""
     if os.geteuid() == 0:
@@ -201,6 +208,7 @@ class S3(HttpOptions):
     endpoint: str = "s3.amazonaws.com"
     region: str = MISSING
     bucket_name: str = MISSING
+    addressing_style: AddressingStyle = AddressingStyle.path
     object_prefix: str = ""
     access_key_id: str = ""
     access_key_secret: str = ""
