@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, contextmanager
 
 import trio
 
@@ -49,6 +49,18 @@ def _ending_signals() -> list[signal.Signals]:
     """A terminal that is closed must not leave a dead mount; nohup's wish is respected."""
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, *hangup]
+
+
+@contextmanager
+def _noted(numbers: Sequence[signal.Signals]) -> Iterator[list[int]]:
+    """What comes while nobody can act on it yet. (A mask would be one thread's; libraries have threads of their own.)"""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
@@ -123,8 +135,7 @@ class FuseDaemon:
 
         What ends a daemon waits meanwhile for `run`.
         """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ending_signals())
-        try:
+        with _noted(_ending_signals()) as self._came, closing(self._attachment):
             self._device = device = self._mount()
             try:
                 settings = self._inherited.session.settings if self._inherited else None
@@ -137,9 +148,6 @@ class FuseDaemon:
             finally:
                 self._attachment.withdraw()
                 device.close()
-        finally:
-            self._attachment.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _expose(self) -> None:
         def expose() -> None:
@@ -158,7 +166,8 @@ class FuseDaemon:
         self._stopping = trio.Event()
         try:
             with trio.open_signal_receiver(*_ending_signals()) as signals:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ending_signals())
+                for number in self._came:
+                    self._stop_by(number)
                 await self._serve(signals)
         except* NydusError as group:
             # One error ends the daemon; which nursery it passed is of no interest to a person.
@@ -221,8 +230,11 @@ class FuseDaemon:
 
     async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
-            log.info("%s: unmounting", signal.Signals(number).name)
-            self._stopping.set()
+            self._stop_by(number)
+
+    def _stop_by(self, number: int) -> None:
+        log.info("%s: unmounting", signal.Signals(number).name)
+        self._stopping.set()
 
     def _unmounted(self) -> None:
         if not self._stopping.is_set():

@@ -26,13 +26,15 @@ _TRIES: ContextVar[list[Try] | None] = ContextVar("nydus_tries", default=None)
 
 @contextmanager
 def traced() -> Iterator[list[Try]]:
-    """The requests that are sent within, in the order in which they ended."""
+    """The requests that are sent within, in the order in which they ended; who traces around sees them when this ends."""
     tries: list[Try] = []
     token = _TRIES.set(tries)
     try:
         yield tries
     finally:
         _TRIES.reset(token)
+        if (around := _TRIES.get()) is not None:
+            around.extend(tries)
 
 
 def note(made: Try) -> None:

@@ -30,6 +30,7 @@ from nydus_app.storage.backend.http.url import parse_url
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.backend.trace import traced
 from nydus_app.storage.background import Background
+from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.device import Device
@@ -93,7 +94,7 @@ class Cached:
         none, size = Compressor.none, SIZE * COUNT
         blob = Blob(0, ID, BlobFeatures(0), none, Digester.blake3, SIZE, COUNT, size, size, none, 0, 0, 0, 0, b"")
         self.cache = BlobCache(
-            blob, reader, RecordedIndex(blob), work_dir=str(work_dir), validate=True, batch_size=0,
+            blob, reader, RecordedIndex(blob), keeping=Keeping(str(work_dir)), validate=True, batch_size=0,
             workers=Workers(2), background=Background(),
         )  # fmt: skip
         self._device = Device([self.cache], Background(), Workers(1))
