@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import google_crc32c
+import crc32c
 import pytest
 
 from mounting import Daemon, Mounts
@@ -84,7 +84,7 @@ def test_an_external_blob_is_verified_by_its_checksums(
     data, chunk, before = (tree / "d/9").read_bytes(), 1 << 16, 100
     stored = bytes(before) + data
     blob_id = hashlib.sha256(stored).hexdigest()
-    crcs = ",".join(hex(google_crc32c.value(data[i : i + chunk])) for i in range(0, len(data), chunk))
+    crcs = ",".join(hex(crc32c.crc32c(data[i : i + chunk])) for i in range(0, len(data), chunk))
     (tmp_path / "attributes").write_text(
         f"/d/9 type=external file_size={len(data)} blob_index=0 blob_id={blob_id} chunk_size={chunk}"
         f" chunk_0_compressed_offset={before} compressed_size={len(stored)} crcs={crcs}\n"
