@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 
 from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
+from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blob_files import Keeping
@@ -20,6 +22,7 @@ from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.plain_file import PlainFile
 from nydus_app.storage.cache.directory import list_directory
 from nydus_app.storage.cache.dummycache import DummyCache
+from nydus_app.storage.cache.encrypted_file import EncryptedFile
 from nydus_app.storage.cache.port import ChunkCache
 from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.device import Device
@@ -191,6 +194,46 @@ def test_what_was_left_behind_is_checked_before_it_is_served(make: Make, tmp_pat
         cache, origin = make()
         assert await read(cache, *chunks()) == DATA
         assert origin.reads == [(7 * SIZE, SIZE)]
+
+    trio.run(main)
+
+
+def test_bytes_that_were_read_before_they_were_replaced_are_not_taken_for_the_new_ones(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two readers of a chunk that another kind of cache has left: the slow one still holds what the quick one has replaced."""
+    key = bytes(range(32))
+
+    async def main() -> None:
+        cache, _ = make()
+        await read(cache, chunks()[3])
+        cache.close()
+        keeping = Keeping(str(tmp_path), is_encrypted=True, key=key)
+        common = {"validate": False, "batch_size": 0, "workers": Workers(2), "background": Background()}
+        cache = BlobCache(blob(), Origin(DATA), RecordedIndex(blob()), keeping=keeping, **common)
+        read_file, waits, goes_on = EncryptedFile.read, threading.Event(), threading.Event()
+
+        def slow_at_first(self: EncryptedFile, chunk: Chunk) -> Buffer:
+            data = read_file(self, chunk)
+            if not waits.is_set():
+                waits.set()
+                assert goes_on.wait(10)
+            return data
+
+        monkeypatch.setattr(EncryptedFile, "read", slow_at_first)
+        got: list[bytes] = []
+
+        async def slow() -> None:
+            got.append(await read(cache, chunks()[3]))
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(slow)
+                await trio.to_thread.run_sync(waits.wait)
+                assert await read(cache, chunks()[3]) == DATA[3 * SIZE :][:SIZE]
+                goes_on.set()
+        assert got == [DATA[3 * SIZE :][:SIZE]]
+        cache.close()
 
     trio.run(main)
 

@@ -238,9 +238,10 @@ class BlobCache:
         """Worker thread: the data of those that are right; the others are forgotten."""
         good: dict[int, Buffer] = {}
         for chunk in chunks:
+            is_verified = self.is_stored(chunk.index)  # asked before the read: another reader may have it stored meanwhile
             try:
                 data = files.data.read(chunk)
-                if not self.is_stored(chunk.index):
+                if not is_verified:
                     verify_chunk(self._blob, chunk, data, validate=True)
             except (CorruptChunk, OSError) as e:
                 if files.map.is_set(chunk.index):
