@@ -257,16 +257,24 @@ class CompressionInfoIndex:
         return [self._table.row(i) for i in indexes]
 
     def unit_mates(self, wanted: Sequence[Chunk], skip: Callable[[int], bool]) -> list[Chunk]:
-        found: list[Chunk] = []
         taken = {c.index for c in wanted}
         units: set[int] = set()
+        mates: list[int] = []
         for chunk in wanted:
             if chunk.part is not None and chunk.part.unit >= 0 and chunk.part.unit not in units:
                 units.add(chunk.part.unit)
-                for index in self._of_unit(chunk):
-                    if index not in taken and not skip(index):
-                        with suppress(InvalidImage):
-                            found += self.chunks((index,))
+                mates += [i for i in self._of_unit(chunk) if i not in taken and not skip(i)]
+        mates.sort()
+        try:
+            return self.chunks(mates)
+        except InvalidImage:
+            return self._undamaged(mates)
+
+    def _undamaged(self, indexes: Iterable[int]) -> list[Chunk]:
+        found: list[Chunk] = []
+        for index in indexes:
+            with suppress(InvalidImage):
+                found += self.chunks((index,))
         return found
 
     def _of_unit(self, chunk: Chunk) -> range:

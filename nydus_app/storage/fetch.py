@@ -400,7 +400,7 @@ class ChunkFetcher:
 
     def _land(self, job: Job, outcomes: Decoded) -> None:
         job.flight.land(outcomes)
-        if job.is_ahead:
+        if job.is_ahead and not self._has_units:  # one small chunk would hold on to all of its unit
             for index, data in outcomes.items():
                 if not isinstance(data, NydusError):
                     self._background.fresh.put(self, index, data)

@@ -50,6 +50,7 @@ class Workers:
                 self._run_later()
             else:
                 _do(job)
+            del job  # with what it has decoded, which may be many MiB
 
     def _run_later(self) -> None:
         with self._turn:
