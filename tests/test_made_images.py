@@ -120,15 +120,14 @@ def test_a_layer_that_is_read_through_does_not_stay_in_memory(
     blobs.mkdir()
     r = random.Random(SEED)
     for number in range(4):
-        (tree / "d" / str(number)).write_bytes(r.randbytes(24 * MIB))
+        (tree / "d" / str(number)).write_bytes(r.randbytes(16 * MIB))
     digest = layer_of(tree, tmp_path / "layer")
     nydus_image(peers, "-t", "targz-ref", "-D", blobs, "-B", tmp_path / "boot", tmp_path / "layer")
     shutil.copy(tmp_path / "layer", blobs / digest)
     daemon = mounts.nydusd(tmp_path / "boot", blobs, data_path=data_path)
-    with open(daemon.mountpoint / "d/0", "rb") as f:  # what serves reads is loaded by the first one
-        f.read(1)
+    os.stat(daemon.mountpoint / "d/0")
     before = peak_kib(daemon)
     assert contents(daemon.mountpoint) == contents(tree)
     assert peak_kib(daemon) - before <= 32 << 10
-    assert list(tmp_path.glob("m0/cache/*.blob.meta"))[0].stat().st_size > 2 * MIB
+    assert list(tmp_path.glob("m0/cache/*.blob.meta"))[0].stat().st_size > MIB
     assert daemon.stop() == 0

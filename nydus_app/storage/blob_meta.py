@@ -1,9 +1,9 @@
 """A blob's compression information, fetched once and kept as `<blob id>.blob.meta` (rafs-format 10).
 
 A `.blob.meta` that somebody else wrote is taken if its header fits the blob. That of a zran blob may hold 32 KiB of
-dictionary for every half MiB of the layer: a large one passes through memory in pieces, and stays in its file.
+dictionary for every half MiB of the layer: one of more than a MiB passes through memory in pieces, and stays in its file.
 
-    large and may not be kept    in a temporary file without a name
+    more than a MiB, and may not be kept    in a temporary file without a name
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nydus_app.storage.backend.port import BlobReader
 
 log = logging.getLogger("nydus.storage")
 
-LARGE_BYTES = 4 << 20
+LARGE_BYTES = 1 << 20
 PIECE_BYTES = 1 << 20
 
 

@@ -266,7 +266,7 @@ class CompressionInfoIndex:
                 mates += [i for i in self._of_unit(chunk) if i not in taken and not skip(i)]
         mates.sort()
         try:
-            return self.chunks(mates)
+            return self.chunks(mates) if mates else []
         except InvalidImage:
             return self._undamaged(mates)
 
