@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from nydus_app.storage.buffers import Turns
 from nydus_app.storage.demand import Demand
 from nydus_app.storage.fetch_log import FetchLog
 from nydus_app.storage.fresh import Fresh
@@ -23,6 +24,7 @@ class Background:
 
     def __init__(self) -> None:
         self.fresh = Fresh()
+        self.turns = Turns()
         self.nursery: trio.Nursery | None = None
         self.demand = Demand()
         self.fetches = FetchLog()

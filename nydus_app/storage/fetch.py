@@ -372,8 +372,14 @@ class ChunkFetcher:
 
     def _submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
         token = trio.lowlevel.current_trio_token()
+        work = self._work_in_turn if self._has_units else self._work
         for job in jobs:
-            self._workers.submit(partial(self._work, job, fetched, token), later=later)
+            self._workers.submit(partial(work, job, fetched, token), later=later)
+
+    def _work_in_turn(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
+        sizes = {c.part.unit: c.part.unit_size for c in job.chunks if c.part is not None}
+        with self._background.turns.take(sum(sizes.values())):
+            self._work(job, fetched, token)
 
     def _work(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
         """Worker thread. What is not expected fails the job's readers, not the daemon."""

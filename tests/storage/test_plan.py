@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nydus_app.formats.rafs.values import Chunk
+from nydus_app.formats.rafs.values import Chunk, Part
 from nydus_app.storage.plan import JOB_BYTES, MAX_WINDOW_BYTES, Window, plan_jobs, plan_windows
 
 
@@ -74,3 +74,21 @@ def test_jobs_hold_each_chunk_once_and_what_is_waited_for_first(chunks: list[Chu
     kinds = [{c.index in wanted for c in job} for job in jobs]
     assert all(len(kind) == 1 for kind in kinds)
     assert kinds == sorted(kinds, key=lambda kind: True not in kind)
+
+
+def in_unit(index: int, unit: int, offset: int, size: int, decoded: int = 4096) -> Chunk:
+    return chunk(index, offset, size, decoded)._replace(part=Part(unit, 16 << 20, index * 4096, False, None))
+
+
+def test_a_unit_longer_than_a_window_is_one_window_and_one_job() -> None:
+    long = (3 << 20) // 2
+    chunks = [in_unit(i, i // 5, (i // 5) * long, long, 300_000) for i in range(10)]
+    windows = plan_windows(chunks, (), 1 << 20)
+    assert [(w.offset, w.end, len(w.chunks)) for w in windows] == [(0, long, 5), (long, 2 * long, 5)]
+    assert [plan_jobs(w, {7}) for w in windows] == [[tuple(chunks[:5])], [tuple(chunks[5:])]]
+
+
+def test_what_shares_a_unit_with_what_is_wanted_comes_with_it() -> None:
+    chunks = [in_unit(i, i // 3, (i // 3) * 1000, 1000, 500_000) for i in range(9)]
+    window = Window(0, 3000, tuple(chunks), 9 * 500_000, True)
+    assert [[c.index for c in job] for job in plan_jobs(window, {4})] == [[3, 4, 5], [0, 1, 2], [6, 7, 8]]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage import blob_meta
 from nydus_app.storage.address_space import AddressSpace
 from nydus_app.storage.background import Background
+from nydus_app.storage.buffers import TURN_BYTES, Turns
 from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.dummycache import DummyCache
@@ -112,6 +114,25 @@ def test_one_request_and_the_whole_unit_is_there(name: str, golden: Path, tmp_pa
             assert len(image.origin.reads) == 1
 
     trio.run(main)
+
+
+def test_large_units_are_decoded_in_turn() -> None:
+    turns, first_has_it, second_has_it = Turns(), threading.Event(), threading.Event()
+
+    def second() -> None:
+        first_has_it.wait(10)
+        with turns.take(TURN_BYTES):
+            second_has_it.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with turns.take(3 * TURN_BYTES):  # larger than all that may be taken: alone
+        first_has_it.set()
+        assert not second_has_it.wait(0.05)
+    assert second_has_it.wait(10)
+    thread.join()
+    with turns.take(TURN_BYTES // 2), turns.take(TURN_BYTES // 2):
+        pass
 
 
 def test_consecutive_contexts_are_one_request(golden: Path, tmp_path: Path) -> None:
