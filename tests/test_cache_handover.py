@@ -83,14 +83,17 @@ def test_the_second_serves_what_the_first_fetched(
     daemon.kill()
     # What the first fetched along, or shared between files, is there and right; all else is lost.
     right = digests(golden / "kinds.manifest.jsonl")
-    wrong = [r for n, r in zip(lost, rest, strict=True) if r != errno.EIO and sha256(r).hexdigest() != right[n]]
-    if second == peers / "nydusd":
+    found = {n: r for n, r in zip(lost, rest, strict=True) if isinstance(r, bytes)}
+    wrong = [r for n, r in found.items() if sha256(r).hexdigest() != right[n]]
+    failed = {r for r in rest if not isinstance(r, bytes)}
+    if second == peers / "nydusd":  # which dies of an encrypted chunk that cannot be decrypted
         # Without validation it serves stored (uncompressed) v6 chunks unchecked: 0xFF from the backend, but
         # never the zeros of a hole in our data file.
-        assert errno.EIO in rest or name == "v6-none"
+        assert failed <= {errno.EIO, errno.ENOTCONN}
+        assert failed or name == "v6-none"
         assert all(set(r) == {0xFF} for r in wrong)
     else:
-        assert errno.EIO in rest
+        assert failed == {errno.EIO}
         assert not wrong
 
 
