@@ -31,7 +31,7 @@ MAX_REFUSALS = 4
 """A header may be refused because it was renewed by somebody in the meantime; not for ever."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(kw_only=True, repr=False, eq=False)
 class RegistrySettings:
     """Names as in the configuration tree."""
 

@@ -1,10 +1,13 @@
-"""What an HTTP backend is told: time-outs, tries, TLS, and who stands between it and the origin."""
+"""What an HTTP backend is told: time-outs, tries, TLS, and who stands between it and the origin.
+
+Nobody changes one of these. They are not frozen, because the code for that takes a millisecond a class of every start.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(kw_only=True, repr=False, eq=False)
 class ProxySettings:
     """`check_pause_s` without traffic, and the proxy is pinged no more."""
 
@@ -16,7 +19,7 @@ class ProxySettings:
     use_http: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(kw_only=True, repr=False, eq=False)
 class MirrorSettings:
     """`auth_through`: it is asked also before anybody has authenticated."""
 
@@ -28,7 +31,7 @@ class MirrorSettings:
     failure_limit: int = 5
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(kw_only=True, repr=False, eq=False)
 class HttpSettings:
     """Seconds, 0 for none.
 
