@@ -20,10 +20,12 @@ from nydus_app.bench.contenders import Contender, Daemon, Native, PlainErofs
 from nydus_app.bench.host_lock import host_to_ourselves
 from nydus_app.bench.machine import describe_machine
 from nydus_app.bench.measure import Round, drop_page_cache, survey_of
+from nydus_app.bench.origin import serving
 from nydus_app.bench.probe import MeasureError, Probe, Survey
 from nydus_app.bench.progress import Progress
 from nydus_app.bench.result import Reference, Result, Samples, write_json
 from nydus_app.builder import open_image
+from nydus_app.config.bench_origin import at_origin
 from nydus_app.config.bench_tree import Bench, BenchTree
 from nydus_app.config.classic_file import classic_config
 from nydus_app.config.tree import Dummycache
@@ -35,6 +37,14 @@ T = TypeVar("T")
 
 def measure_job(tree: BenchTree, settings: dict[str, str], sweep_dir: str | None = None) -> Result:
     """Raises NydusError, before anything is mounted or after everything is undone."""
+    bench: Bench = tree.bench
+    if bench.blobs is None:
+        return _measure(tree, settings, sweep_dir)
+    with serving(os.path.abspath(bench.blobs), bench.port, bench.network):
+        return _measure(at_origin(tree), settings, sweep_dir)
+
+
+def _measure(tree: BenchTree, settings: dict[str, str], sweep_dir: str | None) -> Result:
     bench: Bench = tree.bench
     result = Result(settings=settings, machine=describe_machine(bench.peer))
     with host_to_ourselves(), tempfile.TemporaryDirectory(prefix="nydus-bench-") as folder:
@@ -109,13 +119,14 @@ def _peer(tree: BenchTree, version: int, result: Result) -> tuple[Contender, Ref
     if version == 6 and (tree.cache.validate or tree.rafs.validate):
         result.notes.append("nydusd does not validate RAFS v6 images; beside rows that validate it runs without.")
     peer = Daemon("nydusd", tree, validate, program=bench.peer)
-    known = (classic_config(tree, validate=validate), tree.bootstrap, tree.mode.threads, bench.peer)
+    network = bench.network.value if bench.blobs is not None else None
+    known = (classic_config(tree, validate=validate), tree.bootstrap, tree.mode.threads, bench.peer, network)
     settings = {k: v for k, v in result.settings.items() if k in PEER_SETTINGS}
     return peer, Reference(name=peer.name, key=_key(bench, peer.name, *known), settings=settings)
 
 
 PEER_SETTINGS = frozenset(
-    {"backend", "backend.dir", "bootstrap", "cache", "rafs.batch_size", "mode.threads", "rafs.enable_xattr", "bench.peer"}
+    {"backend", "backend.dir", "bench.network", "bench.check", "bootstrap", "cache", "rafs.batch_size", "mode.threads", "rafs.enable_xattr", "bench.peer"}
 )
 """Keys of a sweep that make a peer another one; shown in its column where there are several."""
 
@@ -123,7 +134,7 @@ PEER_SETTINGS = frozenset(
 def _key(bench: Bench, name: str, *parts: object) -> str:
     """Hashed: a peer's configuration may hold secrets."""
     rows = sorted(row.name for row in bench.rows)
-    text = repr((name, parts, rows, bench.seconds, bench.big_file, bench.small_limit))
+    text = repr((name, parts, rows, bench.seconds, bench.big_file, bench.small_limit, bench.check))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -6,6 +6,7 @@ if we may; mounts with a cache get an empty directory, only `warm` finds what `c
 
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -70,6 +71,9 @@ class Round:
     def run(self) -> dict[Row, float]:
         """Figures in the units of the table. Raises MeasureError or MountError with the contender's name."""
         self.figures.clear()
+        if self._wants("health"):
+            with place_below(self.bench.work_dir) as place, self._mounted(place) as mounted:
+                self._health(mounted)
         if self._wants("begin"):
             with place_below(self.bench.work_dir) as place, self._mounted(place) as mounted:
                 self._begin(mounted)
@@ -89,7 +93,13 @@ class Round:
     def _wanted(self) -> Iterator[Row]:
         for row in self.bench.rows:
             kind = ROWS[row]
-            empty = {"big": not self.survey.big_bytes, "small": not self.survey.small_files, "": False}[kind.needs]
+            lacks = {
+                "big": not self.survey.big_bytes,
+                "small": not self.survey.small_files,
+                "check": self.bench.check is None,
+                "": False,
+            }
+            empty = lacks[kind.needs]
             alone = (row is Row.start and not self.contender.has_start) or (
                 row is Row.memory and (not self.contender.has_start or not self.contender.has_cache)
             )
@@ -128,6 +138,23 @@ class Round:
         self._take(rows, Row.first_mib, "head", big, MIB)
         self._take(rows, Row.cold_rand, "scatter", big, self.seed)
         self._take(rows, Row.walk, "walk", mounted.root)
+
+    def _health(self, mounted: Mounted) -> None:
+        """The command's own time where there is no start."""
+        if not self._rows(Row.health) or self.bench.check is None:
+            return
+        self.asked("health")
+        words = ["chroot", mounted.root, *shlex.split(self.bench.check)]
+        try:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=self.bench.timeout
+            )
+        except subprocess.TimeoutExpired:
+            raise MeasureError(f"bench.check: not ended within {self.bench.timeout} s") from None
+        if done.returncode:
+            said = " ".join(done.stderr.decode(errors="replace").split())[-200:]
+            raise MeasureError(f"bench.check ended with {done.returncode}: {said or 'it said nothing'}")
+        self.figures[Row.health] = time.monotonic() - mounted.since
 
     def _full(self, mounted: Mounted) -> None:
         self._take([Row.full_read], Row.full_read, "full", mounted.root)

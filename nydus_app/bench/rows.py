@@ -13,11 +13,12 @@ class Kind(NamedTuple):
     part: str
     is_rate: bool = True
     digits: int = 0
-    needs: str = ""  # "big": a file that is not empty; "small": small files
+    needs: str = ""  # "big": a file that is not empty; "small": small files; "check": bench.check
 
 
 ROWS: dict[Row, Kind] = {
     Row.start: Kind("start to the first stat", "s", "begin", is_rate=False, digits=3),
+    Row.health: Kind("start to the end of a command in the image", "s", "health", is_rate=False, digits=3, needs="check"),
     Row.first_mib: Kind("first MiB of the big file, cold", "ms", "begin", is_rate=False, digits=1, needs="big"),
     Row.cold_seq: Kind("cold sequential", "MiB/s", "cold", needs="big"),
     Row.cold_rand: Kind("cold random, 4 KiB in every MiB", "reads/s", "begin", needs="big"),
@@ -35,6 +36,7 @@ ROWS: dict[Row, Kind] = {
 }
 """Parts, each with mounts of its own:
 
+    health  an empty cache: a command in the image
     begin   an empty cache: start, the first MiB, then places all over the big file, then the tree
     cold    an empty cache: the big file, then the small ones
     full    an empty cache: everything

@@ -11,17 +11,22 @@ Usage: nydus-bench [bench=ROW] [KEY=VALUE …] [-m] [--dry-run] [--cfg job [--re
   nydus-bench bench=cold_small backend.dir=/blobs bootstrap=/blobs/app.boot
   nydus-bench bench.peer=/usr/bin/nydusd bench.tree=/rootfs bench.erofs=/rootfs.erofs backend.dir=… bootstrap=…
   nydus-bench -m mode.data_path=fuse,erofs cache.validate=true,false bench=cold_small backend.dir=… bootstrap=…
+  nydus-bench -m bench=health bench.check=/bin/true bench.blobs=/blobs bench.network=near,far backend=registry bootstrap=…
   nydus-bench +sweep=windows backend.dir=/blobs bootstrap=/blobs/app.boot
 
 Every mount is a daemon of its own with an empty cache directory. Rounds are interleaved; a figure is the median of all
 rounds, with half the way from the lowest to the highest beside it. As root the page cache is dropped before cold rows.
 
-Rows (bench=ROW; bench=all is the default; bench.rows='[start,stat]' takes some):
+Rows (bench=ROW; bench=all, all but health, is the default; bench.rows='[start,stat]' takes some):
 {rows}
 
 Keys (those of nydus-run as well, but mountpoint and cache.work_dir: nydus-run --help):
   bench.rounds            how often everything is measured (5)
   bench.seconds           length of a warm row (1.0)
+  bench.check             the command of the health row, run in the image by chroot
+  bench.blobs             directory of blobs that an origin of our own serves to the backend, whichever it is
+  bench.network           near, far (20 ms an answer) or narrow (5 ms, 200 Mbit/s): what lies before that origin (near)
+  bench.port              its port on 127.0.0.1 (5170)
   bench.big_file          path in the image; its largest regular file
   bench.small_limit       bytes; small files are not larger (65536)
   bench.program           nydusd or nydus_run: which command line mounts ours (nydusd)

@@ -1,10 +1,12 @@
 """What is wrong with a tree of nydus-bench; the tree itself is checked as nydus-run does."""
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nydus_app.config.bench_tree import Bench, BenchTree
+from nydus_app.config.bench_origin import at_origin
+from nydus_app.config.bench_tree import Bench, BenchTree, Row
 from nydus_app.config.check import check, check_paths, check_supported
 from nydus_app.config.tree import Blobcache
 from nydus_app.errors import ConfigError, ConfigFileError
@@ -14,11 +16,11 @@ def check_bench(tree: BenchTree) -> None:
     """Raises ConfigError, Unsupported, or ConfigFileError, changing nothing."""
     for problem in _problems(tree):
         raise ConfigError(problem)
-    mountable = replace(tree, mountpoint="/")
+    mountable = replace(at_origin(tree), mountpoint="/")
     check(mountable)
     check_supported(mountable)
     bench: Bench = tree.bench
-    for key, path in (("bench.work_dir", bench.work_dir), ("bench.tree", bench.tree)):
+    for key, path in (("bench.work_dir", bench.work_dir), ("bench.tree", bench.tree), ("bench.blobs", bench.blobs)):
         if path is not None and not os.path.isdir(path):
             raise ConfigFileError(f"{key} {path}: no directory")
     if bench.erofs is not None and not os.path.isfile(bench.erofs):
@@ -37,6 +39,14 @@ def _problems(tree: BenchTree) -> Iterator[str]:
         yield "mountpoint: nydus-bench mounts in directories of its own, made in bench.work_dir"
     if isinstance(tree.cache, Blobcache) and tree.cache.work_dir != Blobcache().work_dir:
         yield "cache.work_dir: every mount gets an empty cache of its own, made in bench.work_dir"
+    if Row.health in bench.rows and bench.check is None:
+        yield "bench.check: the health row runs a command in the image, such as '/usr/bin/python3 -c 1'"
+    if bench.check is not None and not _words(bench.check):
+        yield f"bench.check={bench.check}: a command with its words, quoted as for a shell, is wanted"
+    if bench.check is not None and os.geteuid() != 0:
+        yield "bench.check: only root can run a command in the image"
+    if not 1 <= bench.port <= 65535:
+        yield f"bench.port={bench.port}: 1 to 65535 are legal"
     if not bench.rows:
         yield "bench.rows: at least one row is wanted, such as bench=cold_small"
     if not 1 <= bench.rounds <= 1000:
@@ -49,6 +59,13 @@ def _problems(tree: BenchTree) -> Iterator[str]:
         yield f"bench.small_limit={bench.small_limit}: bytes, 0 or more"
     if bench.erofs is not None and os.geteuid() != 0:
         yield "bench.erofs: only root can mount it"
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:
+        return []
 
 
 def _check_creatable(key: str, path: str, *, is_directory: bool) -> None:

@@ -15,6 +15,7 @@ class Row(Enum):
     """What can be measured, in the order it is measured and shown."""
 
     start = "start"
+    health = "health"
     first_mib = "first_mib"
     cold_seq = "cold_seq"
     cold_rand = "cold_rand"
@@ -29,6 +30,14 @@ class Row(Enum):
     readdir = "readdir"
     warm_small = "warm_small"
     memory = "memory"
+
+
+class Network(Enum):
+    """What lies between a backend and the origin that nydus-bench serves `bench.blobs` by."""
+
+    near = "near"
+    far = "far"  # 20 ms before each answer
+    narrow = "narrow"  # 5 ms, and 200 Mbit/s for all answers together
 
 
 class Format(Enum):
@@ -54,6 +63,10 @@ class Bench:
     round: Optional[int] = None  # a sweep's axis; nydus-bench sets it
     seconds: float = 1.0  # length of a warm row
     timeout: int = 600  # the longest that a single figure may take
+    check: Optional[str] = None  # the command of the health row, run in the image (chroot)
+    blobs: Optional[str] = None  # directory of blobs to serve to the backend, whichever it is
+    network: Network = Network.near
+    port: int = 5170  # of that origin, on 127.0.0.1
     big_file: Optional[str] = None  # path in the image; null: its largest regular file
     small_limit: int = 65536  # small files are not larger
     program: Program = Program.nydusd

@@ -63,6 +63,7 @@ def compose_config(
 def to_tree(config: DictConfig, app: Application = RUN) -> Tree:
     """The plain tree. Raises ConfigError with all missing keys, or what does not resolve."""
     try:
+        _name_origin(config, app)
         missing = sorted(OmegaConf.missing_keys(config), key=_keys(app.schema()).index)
         if missing:
             missing += _missing_localfs(config)
@@ -72,6 +73,14 @@ def to_tree(config: DictConfig, app: Application = RUN) -> Tree:
         raise ConfigError(explain(e, (), app)) from None
     assert isinstance(tree, Tree)
     return tree
+
+
+def _name_origin(config: DictConfig, app: Application) -> None:
+    """Where nydus-bench serves the blobs itself (`bench_origin.at_origin`), nobody has to say where they are."""
+    if app.launches and config.bench.get("blobs") is not None:
+        for key in OmegaConf.missing_keys(config):
+            if key.startswith("backend."):
+                OmegaConf.update(config, key, "bench")
 
 
 def _missing_localfs(config: DictConfig) -> list[str]:

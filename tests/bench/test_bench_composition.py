@@ -29,8 +29,10 @@ def composed(*words: str) -> BenchTree:
 
 @pytest.mark.parametrize("option", BENCH_OPTIONS)
 def test_an_option_chooses_its_rows_and_repeats_no_default(option: str) -> None:
-    rows = list(Row) if option == "all" else [Row[option]]
-    assert composed(f"bench={option}").bench == Bench(rows=rows)
+    rows = [row for row in Row if row is not Row.health] if option == "all" else [Row[option]]
+    check = "/bin/true" if Row.health in rows else None
+    more = [f"bench.check={check}"] if check else []
+    assert composed(f"bench={option}", *more).bench == Bench(rows=rows, check=check)
 
 
 def test_every_row_is_known_everywhere() -> None:
@@ -64,6 +66,11 @@ WRONG: list[tuple[str, int, list[str]]] = [
     ("bench.timeout=0", 2, ["bench.timeout=0"]),
     ("bench.rows=[]", 2, ["bench.rows"]),
     ("bench.rows=[start,sped]", 2, ["bench.rows[1]", "start"]),
+    ("bench=health", 2, ["bench.check", "health"]),
+    ("bench.check='\"'", 2, ["bench.check"]),
+    ("bench.blobs=/no/blobs", 1, ["bench.blobs", "/no/blobs"]),
+    ("bench.port=0", 2, ["bench.port=0"]),
+    ("bench.network=fast", 2, ["bench.network", "narrow"]),
     ("bench.formats=[pdf]", 2, ["bench.formats[0]", "svg"]),
     ("bench.round=1", 2, ["bench.round", "bench.rounds"]),
     ("bench.peer=/no/nydusd", 1, ["bench.peer", "/no/nydusd"]),
