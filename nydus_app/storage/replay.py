@@ -22,11 +22,11 @@ from nydus_app.storage.chunk_index import ChunkIndex, RecordedIndex
 
 log = logging.getLogger("nydus.storage")
 
-REQUESTS = 8
+REQUESTS = 16
 """So many are under way at a time: enough to hide a long way to the origin, few enough to keep their order."""
 
 MAX_REQUEST_BYTES = 1 << 20
-MAX_GAP_BYTES = 16 << 10
+MAX_GAP_BYTES = 64 << 10
 """What lies between two spans and is fetched with them costs less than a request."""
 
 MAX_GAP_CHUNKS = 64
