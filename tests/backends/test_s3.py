@@ -76,8 +76,7 @@ async def read(backend: S3Backend, blob: Path) -> bytes:
         reader.close()
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize(("name", "style"), [*zip(IMAGES, STYLES, strict=True)])
 def test_golden_image(
     name: str, style: str, data_path: str, s3: S3, golden: Path, mounts: Mounts, tmp_path: Path
 ) -> None:
