@@ -1,4 +1,4 @@
-"""mutate_erofs.py WHAT SEED COUNT BASE: COUNT damaged copies of a tiny image, mounted by the kernel's EROFS over our devices.
+"""mutate_erofs.py WHAT SEED COUNT BASE GOLDEN: COUNT damaged copies of a tiny image, mounted by the kernel's EROFS over our devices.
 
 One FUSE session has the devices of all; a process of its own walks the trees. Prints a line of JSON. An outcome is
 the refusal, or everything that can be listed and read, errors included:
@@ -189,11 +189,11 @@ class Findings:
         self.said_more: list[str] = []
 
 
-def run(name: str, seed: int, count: int, base: Path, bench: Bench) -> Findings:
+def run(name: str, seed: int, count: int, base: Path, golden: Path, bench: Bench) -> Findings:
     target = "v5 bootstrap" if name == KEPT_LAYOUT else name
     _, _, ranges, warm = TARGETS[target]
     is_bootstrap = "bootstrap" in name
-    boot, blobs, work_dir, file = prepare(target, base)
+    boot, blobs, work_dir, file = prepare(target, base, golden)
     kept, data = base / "kept", base / "data"
     shutil.copytree(work_dir, kept) if warm else kept.mkdir()
     right, _, _, _ = bench.look(boot, blobs, work_dir, None)
@@ -234,7 +234,7 @@ def run(name: str, seed: int, count: int, base: Path, bench: Bench) -> Findings:
     return found
 
 
-async def main(name: str, seed: int, count: int, base: Path) -> None:
+async def main(name: str, seed: int, count: int, base: Path, golden: Path) -> None:
     background = Background()
     devices = BlobDevices(background)
     private = base / "devices"
@@ -246,7 +246,7 @@ async def main(name: str, seed: int, count: int, base: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(FusedevTransport(devices, fuse.fd).serve)
                 nursery.start_soon(background.run)
-                found = await trio.to_thread.run_sync(run, name, seed, count, base, bench)
+                found = await trio.to_thread.run_sync(run, name, seed, count, base, golden, bench)
                 nursery.cancel_scope.cancel()
     finally:
         unmount(str(private), MNT_DETACH)
@@ -257,4 +257,4 @@ async def main(name: str, seed: int, count: int, base: Path) -> None:
 if __name__ == "__main__":
     logging.getLogger("nydus").addHandler(logging.NullHandler())
     logging.getLogger("nydus").propagate = False
-    trio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    trio.run(main, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]))

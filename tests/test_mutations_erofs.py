@@ -24,12 +24,12 @@ COUNT = int(os.environ.get("NYDUS_TEST_MUTATIONS", "30"))
 
 
 @pytest.mark.parametrize("target", OVER_EROFS)
-def test_damage_is_survived(target: str, tmp_path: Path) -> None:
+def test_damage_is_survived(target: str, golden: Path, tmp_path: Path) -> None:
     if (reason := erofs.why_not_from(str(tmp_path / "boot"))) is not None:
         pytest.skip(reason)
     try:
         done = subprocess.run(
-            [sys.executable, Path(__file__).parent / "mutate_erofs.py", target, "1", str(COUNT), tmp_path],
+            [sys.executable, Path(__file__).parent / "mutate_erofs.py", target, "1", str(COUNT), tmp_path, golden],
             capture_output=True, text=True, timeout=60 + COUNT,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
