@@ -232,7 +232,7 @@ def _keeping(options: Blobcache) -> Keeping:
         options.work_dir,
         is_compressed=options.compressed,
         is_encrypted=options.enable_encryption or is_convergent,
-        key=None if is_convergent or not options.encryption_key else bytes.fromhex(options.encryption_key),
+        key=bytes.fromhex(options.encryption_key) if options.enable_encryption and not is_convergent else None,
         is_indexed=not options.disable_indexed_map,
     )
 
