@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -110,15 +110,17 @@ def tunnel(exchange: Exchange) -> None:
     with socket.create_connection((host, int(port))) as far:
         exchange.socket.sendall(b"HTTP/1.1 200 Connection established\r\nX-Proxy: 1\r\n\r\n")
 
-        def back() -> None:
-            while part := far.recv(65536):
-                exchange.socket.sendall(part)
+        def pass_on(source: socket.socket, target: socket.socket) -> None:
+            # Whoever closes first, with something unread, resets the connection of the other.
+            with suppress(OSError):
+                while part := source.recv(65536):
+                    target.sendall(part)
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
 
-        thread = threading.Thread(target=back)
+        thread = threading.Thread(target=pass_on, args=(far, exchange.socket))
         thread.start()
-        while part := exchange.socket.recv(65536):
-            far.sendall(part)
-        far.shutdown(socket.SHUT_RDWR)
+        pass_on(exchange.socket, far)
         thread.join()
 
 
