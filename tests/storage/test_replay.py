@@ -170,6 +170,15 @@ def test_the_recorder_keeps_the_order_and_each_chunk_once(served: Served, tmp_pa
     assert len(encode_recording([BLOB.id], [span(0, 1)] * (MAX_SPANS + 1))) < 2 << 20
 
 
+ASKS_FOR_NO_MORE = """
+from nydus_app.linux import fuse_device
+fuse_device.READ_AHEAD_KIB = 0
+from nydus_app.cli.entry import nydusd
+nydusd()
+"""
+"""How far the kernel reads ahead in a device differs from run to run, and with it what a start has read."""
+
+
 def test_a_start_recorded_here_is_replayed_there(
     golden: Path, golden_images: dict, mounts: Mounts, tmp_path: Path, data_path: str
 ) -> None:
@@ -182,7 +191,8 @@ def test_a_start_recorded_here_is_replayed_there(
         mountpoint, config = tmp_path / f"m{number}", tmp_path / "config"
         config.write_text(json.dumps(nydusd_config(blobs, tmp_path / f"c{number}")))
         daemon = mounts.start(
-            BIN / "nydusd", "fuse", "--config", config, "--bootstrap", boot, "--mountpoint", mountpoint, mountpoint=mountpoint,
+            BIN / "python", "-c", ASKS_FOR_NO_MORE, "fuse", "--config", config, "--bootstrap", boot,
+            "--mountpoint", mountpoint, mountpoint=mountpoint,
             env={**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path} {extra}"},
         )  # fmt: skip
         while ("replay:" if number == 1 else "serving at") not in daemon.output:  # no event tells
