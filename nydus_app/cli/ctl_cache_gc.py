@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from nydus_app.cli.columns import format_age, format_bytes
-from nydus_app.storage.cache.directory import TEMPORARY, File, KeptBlob, Listing, list_directory, why_hollow
+from nydus_app.storage.cache.directory import File, KeptBlob, Listing, list_directory, why_hollow
 from nydus_app.storage.cache.directory_lock import directory_alone
 from nydus_app.storage.cache.removal import is_in_use, remove_files
+from nydus_app.storage.whole_file import TEMPORARY
 
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 

@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from io import RawIOBase
 from typing import BinaryIO, NamedTuple
@@ -35,6 +35,7 @@ from nydus_app.formats.codec.compress import decompress, decompress_stream
 from nydus_app.formats.codec.unit import DictionaryOf
 from nydus_app.formats.rafs.values import Blob, BlobFeatures
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.whole_file import replacing, temporary_name
 
 log = logging.getLogger("nydus.storage")
 
@@ -117,15 +118,11 @@ def _decrypted(blob: Blob, data: bytes) -> bytes:
 
 def _keep(path: str, content: bytes) -> None:
     """Complete under its final name or not at all: others may be reading along."""
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as f:
+        with replacing(path) as f:
             f.write(content)
-        os.replace(temporary, path)
     except OSError as e:
         log.warning("%s is not kept: %s", path, e.strerror)
-        with suppress(OSError):
-            os.unlink(temporary)
 
 
 # ---- in a file ----------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ def _pread(fd: int, offset: int, size: int) -> bytes:
 def _spool(blob: Blob, raw_header: bytes, table: _Fetched, path: str | None) -> BlobMeta:
     check_header(decode_header(raw_header), blob)
     if path is not None:
-        temporary = f"{path}.{os.getpid()}.tmp"
+        temporary = temporary_name(path)
         try:
             with ExitStack() as undo:
                 file = undo.enter_context(open(temporary, "w+b", buffering=0))

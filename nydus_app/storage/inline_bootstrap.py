@@ -7,7 +7,6 @@ there. It is taken out anew with each mount: the blob is the truth, a kept copy 
 import logging
 import mmap
 import os
-from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -16,6 +15,7 @@ from nydus_app.formats.blob.toc import TAIL_SIZE, check_content, find_bootstrap
 from nydus_app.formats.codec.compress import Buffer, decompress
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.blob_name import blob_file_name
+from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
 
@@ -57,15 +57,12 @@ async def _read_bootstrap(reader: BlobReader) -> Buffer | None:
 
 def _keep(path: str, content: Buffer) -> InlineBootstrap:
     """Written under another name and renamed: a running daemon may have the old one mapped."""
-    temporary = f"{path}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w+b") as f:
+        with replacing(path) as f:
             f.write(content)
             f.flush()
-            os.replace(temporary, path)
-            return InlineBootstrap(path, memoryview(mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)))
+            mapped = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+        return InlineBootstrap(path, memoryview(mapped))
     except OSError as e:
         log.warning("%s is not kept: %s", path, e.strerror)
-        with suppress(OSError):
-            os.unlink(temporary)
         return InlineBootstrap(None, content)

@@ -25,6 +25,7 @@ from nydus_app.formats.erofs.kept import (
     encode_tables,
 )
 from nydus_app.formats.rafs.v5 import BootstrapV5
+from nydus_app.storage.whole_file import temporary_name
 
 log = logging.getLogger("nydus.storage")
 
@@ -104,7 +105,7 @@ def _keep(path: str, image: ErofsImage, origin: Origin) -> Layout:
 
 def _name(file: BinaryIO, path: str) -> None:
     """Give a file without a name one, in place of what has it now."""
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = temporary_name(path)
     # With descriptors of directories os.link is linkat(2), which alone follows the link in /proc.
     proc = os.open("/proc/self/fd", os.O_PATH)
     try:

@@ -13,6 +13,7 @@ from nydus_app.formats import chunkmap
 from nydus_app.formats.blob.compression_info import ChunkTable, decode_blob_meta
 from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
+from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
 
@@ -56,7 +57,5 @@ def _verified(fd: int, table: ChunkTable, blob: Blob, record_of: Callable[[int],
 
 def _write_map(path: str, bits: bytearray, chunk_count: int) -> None:
     header = chunkmap.encode_header(all_ready=chunkmap.all_set(bits, chunk_count))
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as f:
+    with replacing(path) as f:
         f.write(header + bits)
-    os.replace(temporary, path)

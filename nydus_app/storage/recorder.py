@@ -9,7 +9,6 @@ Concurrency: on the trio thread, but for the writing of the file.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 
 import trio
@@ -20,6 +19,7 @@ from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.formats.recording import Span, encode_recording
 from nydus_app.storage.cache.port import ChunkCache, ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
+from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
 
@@ -66,11 +66,9 @@ class Recorder:
     def _write(self) -> None:
         """Complete under its name or not at all."""
         spans = list(self._spans())
-        temporary = f"{self._path}.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as f:
+            with replacing(self._path) as f:
                 f.write(encode_recording([b.id for b in self._blobs], spans))
-            os.replace(temporary, self._path)
         except OSError as e:
             log.warning("the recording %s is not written: %s", self._path, e.strerror)
         else:

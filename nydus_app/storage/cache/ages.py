@@ -11,6 +11,8 @@ from array import array
 from contextlib import suppress
 from struct import Struct
 
+from nydus_app.storage.whole_file import replacing
+
 MAGIC = b"NYDAGES1"
 HEADER = Struct("<8s2I")
 
@@ -36,11 +38,5 @@ def read_ages(path: str) -> tuple[int, "array[int]"] | None:
 
 def write_ages(path: str, shift: int, ages: "array[int]") -> None:
     """Whole or not at all; where there is no room for it a restart knows less."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as f:
-            f.write(HEADER.pack(MAGIC, shift, len(ages)) + ages.tobytes())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
+    with suppress(OSError), replacing(path) as f:
+        f.write(HEADER.pack(MAGIC, shift, len(ages)) + ages.tobytes())

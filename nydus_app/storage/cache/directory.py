@@ -11,6 +11,7 @@ from typing import NamedTuple
 from nydus_app.errors import CacheError, InvalidImage
 from nydus_app.formats import chunkmap
 from nydus_app.formats.blob.compression_info import CI_HEADER_SIZE, decode_header
+from nydus_app.storage.whole_file import TEMPORARY
 
 DATA, RAW, MAP, OLD_MAP = ".blob.data", ".blob.raw", ".blob.data.chunk_map", ".chunk_map"
 META, DIGEST, TOC, BOOT = ".blob.meta", ".blob.digest", ".blob.toc", ".image.boot"
@@ -19,8 +20,6 @@ SUFFIXES = (MAP, DATA, RAW, META, DIGEST, TOC, BOOT, AGES, ENCRYPTED, OLD_MAP)
 """An ending that another one ends with comes after it."""
 
 LAYOUT = re.compile(r"[0-9a-f]{64}\.erofs")
-TEMPORARY = re.compile(r".+\.(\d+)\.tmp")
-"""Written by the process of that number, to be renamed when it is complete."""
 
 
 class File(NamedTuple):
