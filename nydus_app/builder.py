@@ -203,19 +203,15 @@ def _build_index(
         return CompressionInfoIndex(blob, reader, None, records_of)
     base = os.path.join(tree.cache.work_dir, blob_file_name(blob.id))
     if not tree.cache.compressed:
-        adopt_prebuilt(base, blob, partial(bootstrap.chunk_record, blob.index))
+        adopt_prebuilt(base, blob, records_of)
     return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", records_of)
 
 
-def _local_tar(tree: Tree, blob: Blob) -> WholeBlob | None:
+def _local_tar(tree: Tree, blob: Blob, backend: Backend) -> WholeBlob | None:
     """A tar that need not be fetched."""
-    name, backend = blob_file_name(blob.id), tree.backend
-    dirs = [tree.cache.work_dir] if isinstance(tree.cache, Blobcache) else []
-    if isinstance(backend, Localfs) and not backend.blob_file:
-        dirs += [d for d in (backend.dir, *backend.alt_dirs) if d]
-    paths = [os.path.join(d, name) for d in dirs]
-    if isinstance(backend, Localfs) and backend.blob_file:
-        paths.append(backend.blob_file)
+    paths = [os.path.join(tree.cache.work_dir, blob_file_name(blob.id))] if isinstance(tree.cache, Blobcache) else []
+    if isinstance(backend, LocalfsBackend):
+        paths += backend.candidates(blob.id)
     return open_whole_blob(paths, blob)
 
 
@@ -242,6 +238,7 @@ def _build_cache(
     blob: Blob,
     reader: BlobReader,
     index: ChunkIndex,
+    backend: Backend,
     workers: Workers,
     background: Background,
     share_of: "ShareOf | None",
@@ -252,7 +249,7 @@ def _build_cache(
         "workers": workers,
         "background": background,
     }
-    if blob.features & BlobFeatures.TARFS and (whole := _local_tar(tree, blob)) is not None:
+    if blob.features & BlobFeatures.TARFS and (whole := _local_tar(tree, blob, backend)) is not None:
         return whole
     # v5 images without an extended blob table do not say how many chunks to keep a map of.
     if isinstance(tree.cache, Blobcache) and blob.chunk_count:
@@ -293,7 +290,7 @@ def _open_image(
     indexes = [_build_index(tree, bootstrap, b, r, backend, background) for b, r in rows]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     share_of = _bound(tree.cache) if _is_bounded(tree) else None
-    caches = [_build_cache(tree, b, r, i, workers, background, share_of) for b, r, i in rows]
+    caches = [_build_cache(tree, b, r, i, backend, workers, background, share_of) for b, r, i in rows]
     readable = record_and_fetch_ahead(tree, bootstrap, caches, indexes, background)
     return Image(path, bootstrap, indexes, caches, readable, Device(readable, background, workers, release))
 

@@ -25,28 +25,26 @@ def open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
-def _begin() -> None:
+def _begin(*late: str) -> None:
+    """`late` modules are loaded by their first use."""
     _end_quietly()
     open_standard_streams()
+    if late:
+        from nydus_app.cli.late_module import load_late
+
+        for name in late:
+            load_late(name)
 
 
 def nydusd() -> None:
-    _begin()
-    from nydus_app.cli.late_module import load_late
-
-    load_late("trio")
-    load_late("ssl")
+    _begin("trio", "ssl")
     from nydus_app.cli.nydusd import main
 
     main()
 
 
 def nydus_run() -> None:
-    _begin()
-    from nydus_app.cli.late_module import load_late
-
-    load_late("trio")
-    load_late("ssl")
+    _begin("trio", "ssl")
     from nydus_app.cli.run import main
 
     main()
@@ -60,10 +58,7 @@ def nydus_bench() -> None:
 
 
 def nydusctl() -> None:
-    _begin()
-    from nydus_app.cli.late_module import load_late
-
-    load_late("trio")
+    _begin("trio")
     from nydus_app.cli.nydusctl import main
 
     main()

@@ -6,22 +6,22 @@ digests, once, and those that match get a map; the blob need not be anywhere the
 
 import logging
 import os
-from collections.abc import Callable
 
 from nydus_app.errors import CorruptChunk, InvalidImage
 from nydus_app.formats import chunkmap
 from nydus_app.formats.blob.compression_info import ChunkTable, decode_blob_meta
 from nydus_app.formats.codec.chunk import verify_chunk
-from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
+from nydus_app.formats.rafs.values import Blob, Chunk
+from nydus_app.storage.chunk_index import RecordsOf
 from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
 
 
-def adopt_prebuilt(base: str, blob: Blob, record_of: Callable[[int], ChunkRecord | None]) -> None:
+def adopt_prebuilt(base: str, blob: Blob, records_of: RecordsOf) -> None:
     """Give a prebuilt `<base>.blob.data` of a RAFS v6 blob its map; nothing happens where there is none.
 
-    `record_of` a chunk index, from the bootstrap's chunk table. Raises nothing: what is not adopted is fetched.
+    `records_of` ascending chunk indexes, from the bootstrap's chunk table. Raises nothing: what is not adopted is fetched.
     """
     path = f"{base}.blob.data"
     if not os.path.exists(path) or os.path.exists(f"{path}.chunk_map") or os.path.exists(f"{base}.chunk_map"):
@@ -31,17 +31,17 @@ def adopt_prebuilt(base: str, blob: Blob, record_of: Callable[[int], ChunkRecord
             fd, size = data.fileno(), blob.uncompressed_size
             if os.fstat(fd).st_size != size or os.lseek(fd, 0, os.SEEK_HOLE) != size:
                 return
-            bits = _verified(fd, decode_blob_meta(meta.read(), blob), blob, record_of)
+            bits = _verified(fd, decode_blob_meta(meta.read(), blob), blob, records_of)
         _write_map(f"{path}.chunk_map", bits, blob.chunk_count)
     except (OSError, InvalidImage) as e:
         log.warning("%s has no chunk map, and cannot be given one: %s", path, e)
 
 
-def _verified(fd: int, table: ChunkTable, blob: Blob, record_of: Callable[[int], ChunkRecord | None]) -> bytearray:
+def _verified(fd: int, table: ChunkTable, blob: Blob, records_of: RecordsOf) -> bytearray:
     """A bit for each chunk that matches its digest."""
     bits = bytearray(-(-blob.chunk_count // 8))
     for index in range(min(len(table), blob.chunk_count)):
-        record = record_of(index)
+        (record,) = records_of((index,))
         if record is None:
             continue
         start, size, digest, crc = record

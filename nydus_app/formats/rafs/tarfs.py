@@ -38,11 +38,8 @@ class BootstrapTarfs(BootstrapV6):
         super().__init__(data, blob_id_hint)
         self.blobs = [_as_pieces(blob) for blob in self.blobs]
 
-    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
-        """Its records say nothing."""
-        return None
-
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        """Its records say nothing."""
         return [None] * len(indexes)
 
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:

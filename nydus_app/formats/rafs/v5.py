@@ -295,11 +295,8 @@ class BootstrapV5:
             except InvalidImage:
                 return
 
-    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
-        """v5 has no table of a blob's chunks."""
-        return None
-
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        """v5 has no table of a blob's chunks."""
         return [None] * len(indexes)
 
     def prefetch_inos(self) -> list[int]:

@@ -260,7 +260,7 @@ class BootstrapV6:
                 raise InvalidImage(f"inode {inode.ino}: a chunk lies on device {device} of {len(self.blobs)}")
             size = min(self.chunk_size, inode.size - number * self.chunk_size)
             index, address = high << 16 | low, block * self._block
-            start, _, digest, crc = self.chunk_record(device - 1, index) or (address, 0, None, None)
+            start, _, digest, crc = self.chunk_records(device - 1, (index,))[0] or (address, 0, None, None)
             if start != address:
                 raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place")
             found.append(Chunk(device - 1, index, 0, 0, address, size, False, digest, crc))
@@ -269,30 +269,17 @@ class BootstrapV6:
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
         return segments_of(partial(self.chunks, inode), self.chunk_size, offset, end)
 
-    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
-        """The chunk table's record of chunk `index` of a blob."""
-        if self._records is None:
-            self._records = self._index_chunk_table()
-        numbers = self._records.get(blob_index, {})
-        if isinstance(numbers, dict):
-            number = numbers.get(index, 0)
-        else:
-            number = numbers[index] if index < len(numbers) else 0
-        if not number:
-            return None
-        at = self._chunk_table[0] + (number - 1) * CHUNK.size
-        digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(self._data.view, at)
-        return start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None
-
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
         if self._records is None:
             self._records = self._index_chunk_table()
         numbers = self._records.get(blob_index, {})
-        if isinstance(numbers, dict) or indexes[-1] >= len(numbers):
-            return [self.chunk_record(blob_index, i) for i in indexes]
+        if isinstance(numbers, dict):
+            given = [numbers.get(i, 0) for i in indexes]
+        else:
+            given = [numbers[i] if i < len(numbers) else 0 for i in indexes]
         view, before = self._data.view, self._chunk_table[0] - CHUNK.size
         found: list[ChunkRecord | None] = []
-        for number in map(numbers.__getitem__, indexes):
+        for number in given:
             if number:
                 digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(view, before + number * CHUNK.size)
                 found.append((start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None))

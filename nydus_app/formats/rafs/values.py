@@ -223,12 +223,8 @@ class Bootstrap(Protocol):
         """The chunks that hold bytes [offset, end) of a regular file, which has them, in that order."""
         ...
 
-    def chunk_record(self, blob_index: int, index: int) -> ChunkRecord | None:
-        """v6: the chunk table's record of a blob's chunk; v5 has no such table: None."""
-        ...
-
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
-        """`chunk_record` of each of ascending indexes."""
+        """v6: the chunk table's records of a blob's chunks, None for what it does not name; v5 has no such table."""
         ...
 
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:

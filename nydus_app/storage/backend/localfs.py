@@ -18,11 +18,12 @@ class LocalfsBackend:
         self._blob_file = blob_file
         self._dirs = [d for d in (dir, *alt_dirs) if d]
 
+    def candidates(self, blob_id: str) -> list[str]:
+        """Where the blob may lie; the first that exists is it."""
+        return [self._blob_file] if self._blob_file else [os.path.join(d, blob_file_name(blob_id)) for d in self._dirs]
+
     def open_blob(self, blob_id: str) -> LocalFileReader:
-        if self._blob_file:
-            return LocalFileReader(partial(open_file, self._blob_file), self._blob_file)
-        name = blob_file_name(blob_id)
-        candidates = [os.path.join(d, name) for d in self._dirs]
+        candidates = self.candidates(blob_id)
         return LocalFileReader(partial(_open_first, candidates), candidates[0])
 
     def describe(self) -> str:
