@@ -42,7 +42,7 @@ class RotatedFile(Forgiving, handlers.RotatingFileHandler):
                 shutil.copyfileobj(current, packed)
         except OSError:
             with suppress(OSError):
-                os.truncate(ended, before)
+                os.truncate(ended, before) if before else os.unlink(ended)
             raise
         os.truncate(self.baseFilename, 0)
         for old in sorted(glob.glob(f"{glob.escape(self._base)}_r2*{self._extension}.gz"))[: -(KEPT_FILES - 1)]:

@@ -35,6 +35,7 @@ from nydus_app.formats.codec.compress import decompress, decompress_stream
 from nydus_app.formats.codec.unit import DictionaryOf
 from nydus_app.formats.rafs.values import Blob, BlobFeatures
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.hop import in_thread, require_loop
 from nydus_app.storage.whole_file import replacing, temporary_name
 
 log = logging.getLogger("nydus.storage")
@@ -54,15 +55,16 @@ async def load_blob_meta(blob: Blob, reader: BlobReader, path: str | None) -> Bl
 
     Raises InvalidImage, BackendError, CacheError.
     """
-    kept = await trio.to_thread.run_sync(read_kept_meta, blob, path)
+    kept = await in_thread(read_kept_meta, blob, path)
     if kept is not None:
         return kept
     offset, size = ci_range(blob)
     if not _is_large(blob):
-        return await trio.to_thread.run_sync(_take, blob, await reader.read(offset, size), path)
+        return await in_thread(_take, blob, await reader.read(offset, size), path)
+    require_loop()
     end = offset + size - CI_HEADER_SIZE
     header = await reader.read(end, CI_HEADER_SIZE)
-    return await trio.to_thread.run_sync(_spool, blob, header, _Fetched(reader, offset, end), path)
+    return await in_thread(_spool, blob, header, _Fetched(reader, offset, end), path)
 
 
 def _is_large(blob: Blob) -> bool:

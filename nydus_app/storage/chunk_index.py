@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Protocol
-
-import trio
 
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.compression_info import ChunkTable, Row, over_read
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta, read_kept_meta
+from nydus_app.storage.hop import Turn
 
 MAX_MATES = 4096
 """So many chunks before and behind one are looked at for the others of its unit."""
@@ -168,10 +166,7 @@ class CompressionInfoIndex:
         self._records_of = records_of
         self._meta: BlobMeta | None = None
         self._table: ChunkTable | None = None
-
-    @cached_property
-    def _loading(self) -> trio.Lock:
-        return trio.Lock()
+        self._loading = Turn()
 
     async def load(self) -> None:
         if self._table is not None:

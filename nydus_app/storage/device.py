@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 
-import trio
-
 from nydus_app.errors import CacheError
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk, Segment
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.port import ChunkCache
+from nydus_app.storage.hop import in_thread
 from nydus_app.storage.workers import Workers
 
 
@@ -130,7 +129,7 @@ async def pread_ready(fd: int, size: int, offset: int) -> Buffer:
         done = 0
     if done == size:
         return buffer
-    return await trio.to_thread.run_sync(_pread_all, fd, size, offset)
+    return await in_thread(_pread_all, fd, size, offset)
 
 
 def _pread_all(fd: int, size: int, offset: int) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -35,12 +35,17 @@ from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch_log import Course, Why, entry, request_entry, told
+from nydus_app.storage.hop import has_loop, require_loop
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.lookahead import Streams
 from nydus_app.storage.plan import PLACE, Window, plan_jobs, plan_windows
 from nydus_app.storage.workers import Workers
 
 log = logging.getLogger("nydus.storage")
+
+
+Post = Callable[[Callable[[], object]], None]
+"""Has something called where the readers are: on the trio thread."""
 
 
 class Store(Protocol):
@@ -147,7 +152,7 @@ class ChunkFetcher:
 
         The index has been loaded. A reader waits for them unless `why` says that they are fetched for none.
         """
-        if why is not None:
+        if why is not None or not has_loop():
             outcomes = await self._fetch(wanted, chunks, ahead, why)
         else:
             with self._background.demand.waiting():
@@ -162,7 +167,9 @@ class ChunkFetcher:
     async def _fetch(
         self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk], why: Why | None
     ) -> Decoded:
-        if self._background.nursery is not None:
+        if self._pread is None:
+            require_loop()
+        if self._background.nursery is not None or not has_loop():
             outcomes, _ = await self._gather(self._background.nursery, wanted, chunks, ahead, why)
             return outcomes
         async with trio.open_nursery() as nursery:
@@ -174,7 +181,7 @@ class ChunkFetcher:
 
     async def _gather(
         self,
-        nursery: trio.Nursery,
+        nursery: trio.Nursery | None,
         wanted: Sequence[int],
         chunks: ChunksOf,
         ahead: Iterable[Chunk],
@@ -308,7 +315,7 @@ class ChunkFetcher:
         return index in self._inflight or self._store.is_kept(index)
 
     def _launch(
-        self, nursery: trio.Nursery, wanted: Sequence[Chunk], why: Why, ahead: Iterable[Chunk] | None = None
+        self, nursery: trio.Nursery | None, wanted: Sequence[Chunk], why: Why, ahead: Iterable[Chunk] | None = None
     ) -> list[Job]:
         """Without `ahead` nothing is fetched along but what lies in the same units."""
         if self._has_units:
@@ -324,13 +331,14 @@ class ChunkFetcher:
             if self._pread is not None:
                 self._submit(jobs, None, later=why in LATER)
             else:
+                assert nursery is not None
                 nursery.start_soon(self._request, window, jobs, why in LATER)
             launched += jobs
         return launched
 
     def _jobs(self, window: Window, wanted: Collection[int], why: Why) -> list[Job]:
         """What a window is decoded in; its chunks are claimed."""
-        has_background = self._background.nursery is not None
+        has_background = self._background.nursery is not None or not has_loop()
         pieces = plan_jobs(window, wanted)
         asked = [c for c in window.chunks if c.index in wanted] if window.has_spare else window.chunks
         course = Course(self._background.fetches, entry(self.blob, why, asked, window), len(pieces))
@@ -371,17 +379,21 @@ class ChunkFetcher:
                 job.stored.set()
 
     def _submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
-        token = trio.lowlevel.current_trio_token()
         work = self._work_in_turn if self._has_units else self._work
+        if not has_loop():
+            for job in jobs:
+                work(job, fetched, _at_once)
+            return
+        post = partial(_post, trio.lowlevel.current_trio_token())
         for job in jobs:
-            self._workers.submit(partial(work, job, fetched, token), later=later)
+            self._workers.submit(partial(work, job, fetched, post), later=later)
 
-    def _work_in_turn(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
+    def _work_in_turn(self, job: Job, fetched: Fetched | None, post: Post) -> None:
         sizes = {c.part.unit: c.part.unit_size for c in job.chunks if c.part is not None}
         with self._background.turns.take(sum(sizes.values())):
-            self._work(job, fetched, token)
+            self._work(job, fetched, post)
 
-    def _work(self, job: Job, fetched: Fetched | None, token: trio.lowlevel.TrioToken) -> None:
+    def _work(self, job: Job, fetched: Fetched | None, post: Post) -> None:
         """Worker thread. What is not expected fails the job's readers, not the daemon."""
         good: list[tuple[Chunk, Buffer]] = []
         try:
@@ -393,16 +405,14 @@ class ChunkFetcher:
         except Exception as e:
             log.exception("unexpected error in a worker")
             outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(self._land, job, outcomes)
+        post(partial(self._land, job, outcomes))
         try:
             if good and fetched is not None:
                 self._store.store(good, fetched)
         finally:
             self._inflight.end(c.index for c in job.chunks)
             if job.stored is not None:
-                with suppress(trio.RunFinishedError):
-                    token.run_sync_soon(job.stored.set)
+                post(job.stored.set)
 
     def _land(self, job: Job, outcomes: Decoded) -> None:
         job.flight.land(outcomes)
@@ -423,6 +433,15 @@ class ChunkFetcher:
             self.blob, job.chunks, fetched.raw, fetched.offset,
             validate=self._validate, room=Room(self.index.dictionary, anonymous),
         )  # fmt: skip
+
+
+def _post(token: trio.lowlevel.TrioToken, call: Callable[[], object]) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(call)
+
+
+def _at_once(call: Callable[[], object]) -> None:
+    call()
 
 
 def _all(job: Job, error: NydusError) -> Decoded:

@@ -22,18 +22,23 @@ class Flight(Generic[T]):
 
     def __init__(self, is_awaited: bool) -> None:
         self.is_awaited = is_awaited
-        self._landed = trio.Event()
-        self._outcomes: Mapping[int, T] = {}
+        self._outcomes: Mapping[int, T] | None = None
+        self._landed: trio.Event | None = None
 
     async def wait(self) -> Mapping[int, T]:
-        await self._landed.wait()
+        if self._outcomes is None:
+            if self._landed is None:
+                self._landed = trio.Event()
+            await self._landed.wait()
+        assert self._outcomes is not None
         return self._outcomes
 
     def land(self, outcomes: Mapping[int, T]) -> None:
         """The first outcome counts."""
-        if not self._landed.is_set():
+        if self._outcomes is None:
             self._outcomes = outcomes
-            self._landed.set()
+            if self._landed is not None:
+                self._landed.set()
 
 
 class InFlight(Generic[T]):

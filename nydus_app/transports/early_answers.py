@@ -1,8 +1,8 @@
 """A mount that answers before trio is there: what need not wait is answered by a thread.
 
-The import of trio takes as long as all the rest of a start. A mount that answers lookups and listings lets its
-user go on in that time, and an EROFS be mounted over its devices; a READ, which may have to wait for a backend, is put
-aside for the loop.
+The import of trio takes as long as all the rest of a start. A mount that answers meanwhile lets its user go on, and an
+EROFS be mounted over its devices. A READ is answered where the data lie on this machine (`storage/hop`), one after the
+other; one that has to wait for a backend is put aside for the loop.
 
 Concurrency: from `__init__` to `end` the session and the channel's receiving side are this thread's alone.
 """
@@ -10,15 +10,21 @@ Concurrency: from `__init__` to `end` the session and the channel's receiving si
 import logging
 import os
 import select
+import sys
 import threading
+from typing import cast
 
 from nydus_app.errors import ProtocolViolation
 from nydus_app.protocols.fuse.numbers import Opcode
-from nydus_app.protocols.fuse.requests import decode_request
+from nydus_app.protocols.fuse.requests import Request, decode_request
+from nydus_app.storage.hop import NeedsLoop
 from nydus_app.transports.fuse_channel import FuseChannel
-from nydus_app.transports.fuse_session import FuseSession
+from nydus_app.transports.fuse_session import FuseSession, Parts
 
 log = logging.getLogger("nydus.fuse")
+
+SWITCH_S = 0.0001
+"""So long the import goes on when this thread wants the interpreter; it wants it some twenty times for a MiB."""
 
 
 class EarlyAnswers:
@@ -28,26 +34,41 @@ class EarlyAnswers:
         self._session = session
         self._channel = channel
         self._postponed: list[memoryview] = []
+        self._is_over = False
         self._end = os.eventfd(0)
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name="early-answers", daemon=True)
         self._thread.start()
 
     def end(self) -> list[memoryview]:
         """The messages that wait for an answer, in their order. Called once."""
+        self._is_over = True
         os.eventfd_write(self._end, 1)
         self._thread.join()
         os.close(self._end)
+        sys.setswitchinterval(self._switch_s)
         return self._postponed
 
     def _run(self) -> None:
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
         poll.register(self._channel.fd, select.POLLIN)
-        while not any(fd == self._end for fd, _ in poll.poll()):
-            while message := self._channel.take():
-                self._answer(message)
-            if message is not None:
+        while True:
+            poll.poll()
+            while not self._is_over and (message := self._channel.take()) is not None:
+                if not message:
+                    return
+                self._answer_or_postpone(message)
+            if self._is_over:
                 return
+
+    def _answer_or_postpone(self, message: memoryview) -> None:
+        try:
+            self._answer(message)
+        except Exception:  # the loop tries it once more
+            log.exception("an early answer failed")
+            self._postponed.append(memoryview(bytes(message)))
 
     def _answer(self, message: memoryview) -> None:
         try:
@@ -55,7 +76,19 @@ class EarlyAnswers:
         except ProtocolViolation as e:
             log.error("%s", e)
             return
-        if request.opcode == Opcode.READ:
-            self._postponed.append(memoryview(bytes(message)))
-        else:
+        if request.opcode != Opcode.READ:
             self._channel.reply(request.unique, self._session.answer_now(request))
+        elif (parts := self._read(request)) is not None:
+            self._channel.reply(request.unique, parts)
+        else:
+            self._postponed.append(memoryview(bytes(message)))
+
+    def _read(self, request: Request) -> Parts | None:
+        """None where it has to wait for the loop."""
+        try:
+            self._session.answer(request).send(None)
+        except StopIteration as done:
+            return cast(Parts, done.value)
+        except NeedsLoop:
+            return None
+        raise AssertionError("a read that needs no loop waits for one")

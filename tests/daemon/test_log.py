@@ -95,6 +95,7 @@ def test_a_log_that_cannot_be_packed_away_goes_on(
     current = tmp_path / "x_rCURRENT.log"
     assert [line.split()[4] for line in current.read_text().splitlines()] == ["0", "1", "2", "3"]
     assert capfd.readouterr().err.count("cannot write the log") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x_rCURRENT.log"]
     log.info("z" * (2 << 20))
     assert [line.split()[4][0] for line in current.read_text().splitlines()] == ["z"]
     (packed,) = tmp_path.glob("x_r2*.log.gz")

@@ -7,7 +7,7 @@ import stat
 import struct
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import trio
 import trio.testing
 
 from fuse_messages import message, read_body
+from nydus_app.formats.codec.compress import Buffer
 from nydus_app.linux.fuse_device import mount_fuse
 from nydus_app.protocols.fuse.numbers import Opcode
+from nydus_app.storage.hop import require_loop
 from nydus_app.testing.memory import ROOT, MemoryFileSystem
 from nydus_app.transports import fusedev
 from nydus_app.transports.fusedev import FusedevTransport
@@ -127,19 +129,33 @@ def answered_by(ours: socket.socket) -> tuple[int, int, bytes]:
     return unique, -number, data[16:]
 
 
-def test_before_the_loop_all_but_reads_are_answered() -> None:
-    fs = MemoryFileSystem()
-    ino = fs.add(ROOT, b"file", FILE, b"content")
+class FarAndNear(MemoryFileSystem):
+    """Data of `far` have to be waited for."""
+
+    far = 0
+
+    async def read(self, ino: int, offset: int, size: int) -> Sequence[Buffer]:
+        if ino == self.far:
+            require_loop()
+        return await super().read(ino, offset, size)
+
+
+def test_before_the_loop_all_is_answered_but_what_has_to_wait() -> None:
+    fs = FarAndNear()
+    near = fs.add(ROOT, b"near", FILE, b"here")
+    fs.far = far = fs.add(ROOT, b"far", FILE, b"content")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(DEADLINE_S)
     with ours, theirs:
         transport = FusedevTransport(fs, theirs.fileno())
-        for data in (read_of(5, ino), message(Opcode.LOOKUP, b"file\0", unique=6), b"x", read_of(7, ino)):
+        for data in (read_of(5, far), message(Opcode.LOOKUP, b"far\0", unique=6), b"x", read_of(7, far)):
             ours.send(data)
         assert transport.begin()
         assert answered_by(ours)[:2] == (6, 0)
         ours.send(message(Opcode.LOOKUP, b"none\0", unique=8))
         assert answered_by(ours)[:2] == (8, 0)
+        ours.send(read_of(9, near))
+        assert answered_by(ours) == (9, 0, b"here")
 
         async def loop() -> None:
             async with trio.open_nursery() as nursery:
@@ -150,7 +166,7 @@ def test_before_the_loop_all_but_reads_are_answered() -> None:
 
         trio.run(loop)
         transport.close()
-    assert fs.asked["read", ino] == 2
+    assert (fs.asked["read", near], fs.asked["read", far]) == (1, 2)
 
 
 def test_early_answers_end_without_a_loop() -> None:

@@ -66,6 +66,10 @@ def is_v6(data: Untrusted) -> bool:
     return f[0] == MAGIC and bool(f[2] & COMPAT_RAFS_V6)
 
 
+FEW_CHUNKS = 1 << 16
+"""Of so many a dictionary is made in no time, and takes no more than some MiB."""
+
+
 class BootstrapV6:
     """Fulfils the Bootstrap port."""
 
@@ -288,11 +292,15 @@ class BootstrapV6:
         return found
 
     def _index_chunk_table(self) -> dict[int, "array[int] | dict[int, int]"]:
-        """By blob: record number + 1 of each chunk index; an array where indexes are dense.
+        """By blob: record number + 1 of each chunk index; an array where indexes are dense and many.
 
         Blob index and chunk index of an 80-byte record are its 32-bit words 8 and 18.
         """
         at, count = self._chunk_table
+        if count <= FEW_CHUNKS and len(self.blobs) == 1:
+            words = self._data.view[at:][: count * CHUNK.size].cast("I")
+            if not any(words[8::20].tolist()):
+                return {0: dict(zip(words[18::20].tolist(), range(1, count + 1), strict=True))}
         found: dict[int, dict[int, int]] = {}
         # A table much smaller than the blobs (chunk dictionary, or hostile counts) is kept sparse.
         is_dense = sum(b.chunk_count for b in self.blobs) <= 4 * count

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-import trio
-
 from nydus_app.errors import BackendDenied, BackendError, BackendNotFound
+from nydus_app.storage.hop import in_thread
 
 
 class Extent(NamedTuple):
@@ -43,10 +42,10 @@ class LocalFileReader:
         return pread_whole(extent.fd, extent.offset + offset, size, self._what)
 
     async def read(self, offset: int, size: int) -> bytes:
-        return await trio.to_thread.run_sync(self.pread, offset, size)
+        return await in_thread(self.pread, offset, size)
 
     async def size(self) -> int:
-        return await trio.to_thread.run_sync(lambda: size_of(self._open(), self._what))
+        return await in_thread(lambda: size_of(self._open(), self._what))
 
     def close(self) -> None:
         if self._extent is not None:

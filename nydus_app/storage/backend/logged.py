@@ -18,12 +18,16 @@ class LoggedReader:
         self.close = reader.close
 
     async def read(self, offset: int, size: int) -> bytes:
-        entry, began_ns, error = request_entry(self._blob, Why.index, (0, 0), (offset, size)), time.monotonic_ns(), ""
+        entry, began_ns = request_entry(self._blob, Why.index, (0, 0), (offset, size)), time.monotonic_ns()
+
+        def add(error: str) -> None:
+            self._fetches.add(told(entry, tries)._replace(latency_ns=time.monotonic_ns() - began_ns, error=error))
+
         with traced() as tries:
             try:
-                return await self._reader.read(offset, size)
+                raw = await self._reader.read(offset, size)
             except BackendError as e:
-                error = str(e)
+                add(str(e))
                 raise
-            finally:
-                self._fetches.add(told(entry, tries)._replace(latency_ns=time.monotonic_ns() - began_ns, error=error))
+        add("")
+        return raw

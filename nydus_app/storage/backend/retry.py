@@ -19,6 +19,7 @@ import trio
 
 from nydus_app.errors import BackendUnavailable
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.hop import require_loop
 
 log = logging.getLogger("nydus.backend")
 
@@ -52,6 +53,7 @@ class Retrying:
         self._failures: deque[_Failure] = deque(maxlen=32)
 
     async def read(self, offset: int, size: int) -> bytes | bytearray:
+        require_loop()
         now = time.monotonic()
         for failure in self._failures:
             if now < failure.until and offset < failure.end and failure.offset < offset + size:

@@ -18,10 +18,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
-
-import trio
 
 from nydus_app.errors import CacheError, CorruptChunk, InvalidImage
 from nydus_app.formats.codec.chunk import verify_chunk
@@ -37,6 +35,7 @@ from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
 from nydus_app.storage.fetch_log import Why
+from nydus_app.storage.hop import Turn, in_thread
 from nydus_app.storage.workers import Workers
 
 if TYPE_CHECKING:
@@ -74,6 +73,7 @@ class BlobCache:
         self._keeping = keeping
         self._validate = validate
         self._files: BlobFiles | None = None
+        self._opening = Turn()
         self._is_kept = True
         self._is_plain = True
         self._trusts_map = False
@@ -179,16 +179,12 @@ class BlobCache:
 
     # ---- opening ------------------------------------------------------------------------------
 
-    @cached_property
-    def _opening(self) -> trio.Lock:
-        return trio.Lock()
-
     async def _open(self) -> None:
         async with self._opening:
             if self._files is not None or not self._is_kept:
                 return
             try:
-                self._take_files(await trio.to_thread.run_sync(self._open_files))
+                self._take_files(await in_thread(self._open_files))
             except CacheError as e:
                 self._stop_keeping(str(e))
 
@@ -211,7 +207,7 @@ class BlobCache:
         doubtful = self._doubtful(files, wanted)
         if doubtful:
             found = await self._located(doubtful, chunks)
-            await trio.to_thread.run_sync(self._verify, files, found)
+            await in_thread(self._verify, files, found)
 
     def _doubtful(self, files: BlobFiles, wanted: Sequence[int]) -> list[int]:
         cold = [i for i in wanted if not self.is_stored(i) and not self._fetcher.is_fetching(i)]
@@ -262,7 +258,7 @@ class BlobCache:
             there = [i for i in missing if self.is_stored(i) or i in doubtful]
             if there:
                 found = await self._located(there, chunks)
-                got.update(await trio.to_thread.run_sync(self._verify, files, found))
+                got.update(await in_thread(self._verify, files, found))
             else:
                 got.update(await self._fetch(missing, chunks, ahead))
                 ahead = ()
