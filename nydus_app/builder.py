@@ -473,7 +473,8 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
         explanation=Explanation(image.bootstrap, image.device.background.fetches),
     )
     with daemon.opened():
-        loop = trio.run  # loads it
+        with daemon.readers_first():
+            loop = trio.run  # loads it
         gc.enable()
         loop(daemon.run)
     log.info("nydusd quits")

@@ -25,6 +25,7 @@ import trio
 
 from nydus_app.errors import ConfigError, MountError
 from nydus_app.filesystems.port import Attr, FileSystem
+from nydus_app.storage.hop import NeedsLoop, run_here
 
 MAX_SYMLINKS = 40
 """As many as Linux follows."""
@@ -116,7 +117,7 @@ class Image:
 
 
 class _File(io.RawIOBase):
-    """Each read runs the storage's event loop for as long as it takes."""
+    """A read of what does not lie on this machine runs the storage's event loop for as long as it takes."""
 
     def __init__(self, filesystem: FileSystem, attr: Attr) -> None:
         self._fs = filesystem
@@ -138,7 +139,12 @@ class _File(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         start = 0
-        for part in trio.run(self._fs.read, self._attr.ino, self._at, len(buffer)):
+        place = (self._attr.ino, self._at, len(buffer))
+        try:
+            parts = run_here(self._fs.read(*place))
+        except NeedsLoop:
+            parts = trio.run(self._fs.read, *place)
+        for part in parts:
             buffer[start : start + len(part)] = part
             start += len(part)
         self._at += start

@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, closing, contextmanager
 
 import trio
 
@@ -24,6 +24,7 @@ from nydus_app.daemon.exposure import Exposure
 from nydus_app.daemon.handover import Inherited, Keeper, Session
 from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
+from nydus_app.daemon.readers_first import readers_first
 from nydus_app.daemon.state import Event, State, StateMachine
 from nydus_app.errors import NydusError
 from nydus_app.filesystems.port import FileSystem
@@ -160,6 +161,10 @@ class FuseDaemon:
         self._exposure = Exposure(expose)
         if is_answering:
             self._exposure.wait(EXPOSURE_S)
+
+    def readers_first(self) -> AbstractContextManager[None]:
+        """Within `opened`, for what has to be imported before `run`."""
+        return readers_first(self._transport.stand_back)
 
     async def run(self) -> None:
         """Until stopped. Raises MountError, or whatever ended the service."""

@@ -1,12 +1,12 @@
 """Work that may block, for coroutines that are run by a trio loop or, before there is one, just by being called.
 
-Without a loop, a read of what lies on this machine runs to its end where it is (`transports/early_answers`), and trio is
-not even imported; one that would have to wait for anybody else raises NeedsLoop before it has changed anything.
+Without a loop (`run_here`), a read of what lies on this machine runs to its end where it is, and trio is not even imported;
+one that would have to wait for anybody else raises NeedsLoop before it has changed anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 import sniffio
@@ -20,11 +20,24 @@ class NeedsLoop(BaseException):
 
 
 def has_loop() -> bool:
-    """A loop runs the caller."""
+    """A loop of trio's runs the caller."""
     try:
-        return bool(sniffio.current_async_library())
+        return sniffio.current_async_library() == "trio"
     except sniffio.AsyncLibraryNotFoundError:
         return False
+
+
+def run_here(coroutine: Coroutine[object, object, T]) -> T:
+    """Its result. Raises NeedsLoop, and what it raises."""
+    try:
+        if not has_loop():
+            coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    finally:
+        coroutine.close()
+    raise NeedsLoop
 
 
 async def in_thread(work: Callable[..., T], *args: object) -> T:

@@ -12,12 +12,12 @@ import os
 import select
 import sys
 import threading
-from typing import cast
+import time
 
 from nydus_app.errors import ProtocolViolation
 from nydus_app.protocols.fuse.numbers import Opcode
 from nydus_app.protocols.fuse.requests import Request, decode_request
-from nydus_app.storage.hop import NeedsLoop
+from nydus_app.storage.hop import NeedsLoop, run_here
 from nydus_app.transports.fuse_channel import FuseChannel
 from nydus_app.transports.fuse_session import FuseSession, Parts
 
@@ -25,6 +25,12 @@ log = logging.getLogger("nydus.fuse")
 
 SWITCH_S = 0.0001
 """So long the import goes on when this thread wants the interpreter; it wants it some twenty times for a MiB."""
+
+READ_S, QUIET_S = 0.1, 0.02
+"""A read, and the pause before the next one of the same reader, are over within these, or leave the interpreter alone."""
+
+PATIENCE_S = 0.15
+"""So long readers have precedence over the loop, which brings the API."""
 
 
 class EarlyAnswers:
@@ -35,11 +41,18 @@ class EarlyAnswers:
         self._channel = channel
         self._postponed: list[memoryview] = []
         self._is_over = False
+        self._quiet_from = 0.0
+        self._patient_until = time.monotonic() + PATIENCE_S
         self._end = os.eventfd(0)
         self._switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name="early-answers", daemon=True)
         self._thread.start()
+
+    def stand_back(self) -> None:
+        """Returns when nobody has read lately, somebody waits for the loop, or after PATIENCE_S from the beginning."""
+        while time.monotonic() < min(self._quiet_from, self._patient_until) and not self._postponed:
+            time.sleep(QUIET_S / 10)
 
     def end(self) -> list[memoryview]:
         """The messages that wait for an answer, in their order. Called once."""
@@ -85,10 +98,11 @@ class EarlyAnswers:
 
     def _read(self, request: Request) -> Parts | None:
         """None where it has to wait for the loop."""
+        self._quiet_from = time.monotonic() + READ_S
         try:
-            self._session.answer(request).send(None)
-        except StopIteration as done:
-            return cast(Parts, done.value)
+            parts = run_here(self._session.answer(request))
         except NeedsLoop:
+            self._quiet_from = 0.0
             return None
-        raise AssertionError("a read that needs no loop waits for one")
+        self._quiet_from = time.monotonic() + QUIET_S
+        return parts

@@ -63,6 +63,10 @@ class FusedevTransport:
         self._early = EarlyAnswers(self._session, self._channel)
         return True
 
+    def stand_back(self) -> None:
+        if self._early is not None:
+            self._early.stand_back()
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
         self._end_early()

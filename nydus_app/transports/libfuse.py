@@ -166,6 +166,9 @@ class LibfuseTransport:
         """pyfuse3 answers in trio's loop only."""
         return False
 
+    def stand_back(self) -> None:
+        """Whoever reads waits for `serve`."""
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
         await pyfuse3.main()

@@ -10,6 +10,10 @@ class Transport(Protocol):
         """Answer from now on, in a thread, what need not wait: once, before `serve`. False where only `serve` answers."""
         ...
 
+    def stand_back(self) -> None:
+        """Between `begin` and `serve`: returns when nobody reads, or is kept waiting by the caller."""
+        ...
+
     async def serve(self) -> None:
         """Answer requests until there are no more (unmounted) or `stop` is called."""
         ...
