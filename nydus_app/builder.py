@@ -41,8 +41,9 @@ from nydus_app.formats.rafs.values import Blob, BlobFeatures, Bootstrap, SuperFl
 from nydus_app.storage.address_space import AddressSpace, AlignedPlaces, Places
 from nydus_app.storage.backend.localfs import LocalfsBackend
 from nydus_app.storage.backend.logged import LoggedReader
+from nydus_app.storage.backend.meter import MeteredReader
 from nydus_app.storage.backend.momentary import MomentaryReader
-from nydus_app.storage.backend.port import Backend, BlobReader
+from nydus_app.storage.backend.port import Backend, BlobReader, TakesCredentials
 from nydus_app.storage.background import Background
 from nydus_app.storage.blob_name import blob_file_name
 from nydus_app.storage.cache.blob_files import Keeping
@@ -63,6 +64,7 @@ from nydus_app.transports import erofs
 
 if TYPE_CHECKING:
     from nydus_app.daemon.daemon import FuseDaemon, MakeTransport
+    from nydus_app.daemon.info import BackendInfo
     from nydus_app.daemon.handover import Inherited, Keeper, Session
     from nydus_app.storage.cache.bounded_blob import BoundedBlob
 
@@ -173,6 +175,7 @@ class Image(NamedTuple):
     """
 
     path: str | None
+    backend: Backend
     bootstrap: Bootstrap
     indexes: Sequence[ChunkIndex]
     caches: Sequence[ChunkCache]
@@ -284,15 +287,15 @@ def _open_image(
     path, bootstrap = map_bootstrap(tree.bootstrap, backend, work_dir)
     _check_validation(tree, bootstrap)
     workers = Workers(getattr(tree.mode, "threads", 4))
-    readers = [backend.open_blob(blob.id) for blob in bootstrap.blobs]
     background = background or Background()
+    readers = [MeteredReader(backend.open_blob(blob.id), background.metrics) for blob in bootstrap.blobs]
     rows = zip(bootstrap.blobs, readers, strict=True)
     indexes = [_build_index(tree, bootstrap, b, r, backend, background) for b, r in rows]
     rows = zip(bootstrap.blobs, readers, indexes, strict=True)
     share_of = _bound(tree.cache) if _is_bounded(tree) else None
     caches = [_build_cache(tree, b, r, i, backend, workers, background, share_of) for b, r, i in rows]
     readable = record_and_fetch_ahead(tree, bootstrap, caches, indexes, background)
-    return Image(path, bootstrap, indexes, caches, readable, Device(readable, background, workers, release))
+    return Image(path, backend, bootstrap, indexes, caches, readable, Device(readable, background, workers, release))
 
 
 def open_filesystem(tree: Tree) -> RafsFileSystem:
@@ -436,6 +439,16 @@ def add_devices(
     return devices
 
 
+def _backend_info(tree: Tree, image: Image) -> "BackendInfo":
+    from nydus_app.config.nydusd_view import backend_kind
+    from nydus_app.daemon.info import BackendInfo
+
+    kind, backend = backend_kind(tree.backend), image.backend
+    settings = {"registry_auth": backend.replace_credentials} if isinstance(backend, TakesCredentials) else {}
+    kind = "oss" if kind == "s3" else kind  # nydusd tells no difference
+    return BackendInfo(tree.virtual_mountpoint, kind, image.device.background.metrics, settings)
+
+
 def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None" = None) -> int:
     """Mount what the tree says and serve until stopped; the exit status of the command.
 
@@ -471,6 +484,7 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
         inherited=inherited,
         keeper=keeper,
         explanation=Explanation(image.bootstrap, image.device.background.fetches),
+        backend=_backend_info(tree, image),
     )
     with daemon.opened():
         with daemon.readers_first():

@@ -14,6 +14,8 @@ class NydusError(Exception):
     errno: ClassVar[int] = _errno.EIO
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+    cause: ClassVar[str] = "failed"
+    """What it is counted as, in a few words that are the same for all of the kind."""
 
 
 class ConfigError(NydusError):
@@ -51,6 +53,8 @@ class UnsupportedImage(InvalidImage):
 class CorruptChunk(InvalidImage):
     """A chunk does not decode to its length, digest or checksum."""
 
+    cause = "wrong data"
+
 
 class ProtocolViolation(NydusError):
     """A kernel, guest or client broke the wire protocol."""
@@ -66,13 +70,19 @@ class BackendError(NydusError):
 class BackendNotFound(BackendError):
     """The blob is not there."""
 
+    cause = "not found"
+
 
 class BackendDenied(BackendError):
     """Access to the blob was refused."""
 
+    cause = "denied"
+
 
 class BackendUnavailable(BackendError):
     """The backend failed in a way that another try may cure, after `retry_after_s` where it has said so."""
+
+    cause = "unavailable"
 
     def __init__(self, text: str, retry_after_s: float | None = None) -> None:
         super().__init__(text)
@@ -81,6 +91,8 @@ class BackendUnavailable(BackendError):
 
 class NotTls(BackendUnavailable):
     """Who was asked by TLS does not speak it, or nobody listens there."""
+
+    cause = "no TLS"
 
 
 class CacheError(NydusError):

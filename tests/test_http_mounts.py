@@ -136,17 +136,24 @@ def test_64_readers_of_one_cold_chunk_are_one_request(
         assert daemon.stop() == 0
 
 
-FAULTS = {"503": (status(503), "503"), "silence": (stall(30), "no byte for 1 s"), "wrong bytes": (wrong_bytes, "digest")}
+FAULTS = {
+    "503": (status(503), "503", "status 503"),
+    "silence": (stall(30), "no byte for 1 s", "time-out"),
+    "wrong bytes": (wrong_bytes, "digest", "wrong data"),
+}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_eio_in_time_then_all_is_well(
     name: str, data_path: str, golden: Path, big_file: str, mounts: Mounts, tmp_path: Path
 ) -> None:
-    fault, text = FAULTS[name]
+    fault, text, cause = FAULTS[name]
     with Origin(blobs_of(golden, "v6-none")) as origin:
         device = registry_device(origin.place, tmp_path / "cache", timeout=1, connect_timeout=1, retry_limit=1)
-        daemon = mounts.nydusd(golden / "v6-none/boot", Path(), data_path=data_path, device=device, digest_validate=True)
+        daemon = mounts.nydusd(
+            golden / "v6-none/boot", Path(), data_path=data_path, device=device, digest_validate=True,
+            args=("--apisock", tmp_path / "api.sock"),
+        )  # fmt: skip
         with open(daemon.mountpoint / big_file, "rb", buffering=0) as f:
             os.pread(f.fileno(), 1, 0)
             before, origin.answer = origin.answer, fault
@@ -157,6 +164,8 @@ def test_a_fault_is_eio_in_time_then_all_is_well(
             assert time.monotonic() - began < 1 * 2 + 1
             origin.answer = before
         assert text in daemon.output
+        told = call(tmp_path / "api.sock", "GET", "/api/v1/metrics/backend")[1]
+        assert isinstance(told, dict) and told["backend_type"] == "registry" and told["causes"][cause] >= 1
         time.sleep(retry.FAILED_FOR_S)
         with open(daemon.mountpoint / big_file, "rb") as f:
             content = f.read()
@@ -164,6 +173,25 @@ def test_a_fault_is_eio_in_time_then_all_is_well(
         again = mounts.nydusd(golden / "v6-none/boot", golden / "v6-none/blobs", data_path=data_path)
         assert (again.mountpoint / big_file).read_bytes() == content
         assert again.stop() == 0
+
+
+def test_credentials_are_replaced_while_it_serves(
+    data_path: str, golden: Path, golden_images: dict, mounts: Mounts, tmp_path: Path
+) -> None:
+    """The registry has a new password; so has the daemon, and no reader sees more than an EIO."""
+    sock, renewed = tmp_path / "api.sock", base64.b64encode(b"user:another").decode()
+    with Registry(blobs_of(golden, "v6-zstd"), "basic", auth=AUTH) as registry:
+        device = registry_device(registry.origin.place, tmp_path / "cache", auth=AUTH)
+        boot = boot_of(golden, golden_images["v6-zstd"])
+        daemon = mounts.nydusd(boot, Path(), data_path=data_path, device=device, args=("--apisock", sock))
+        registry.auth = renewed
+        with pytest.raises(OSError) as caught:
+            differences(daemon.mountpoint, golden / golden_images["v6-zstd"]["manifest"])
+        assert caught.value.errno == errno.EIO
+        assert call(sock, "GET", "/api/v1/config") == (200, {"/:registry_auth": "***"})
+        assert call(sock, "PUT", "/api/v1/config?id=/", {"registry_auth": "no base64!"})[0] == 400
+        assert call(sock, "PUT", "/api/v1/config?id=/", {"registry_auth": renewed}) == (204, None)
+        compare(daemon, golden, golden_images["v6-zstd"])
 
 
 def everything_below(folder: Path) -> Iterator[tuple[Path, bytes]]:

@@ -16,6 +16,7 @@ from nydus_app.api.body import MAX_BODY
 from nydus_app.api.bridge import Bridge
 from nydus_app.api.explain import explain_router
 from nydus_app.api.errors import BAD_REQUEST, NO_ROUTE, HttpError
+from nydus_app.api.metrics import metrics_router
 from nydus_app.api.port import DaemonPort
 from nydus_app.api.v1 import v1_router
 
@@ -29,6 +30,7 @@ def make_app(daemon: DaemonPort, bridge: Bridge) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.include_router(v1_router(daemon, bridge))
     app.include_router(explain_router(daemon, bridge))
+    app.include_router(metrics_router(daemon, bridge))
 
     @app.middleware("http")
     async def take_body(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:

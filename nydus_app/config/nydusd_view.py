@@ -29,10 +29,14 @@ def config_v2(tree: Tree) -> dict[str, Any]:
     }
 
 
+def backend_kind(backend: Any) -> str:
+    return next(name for name, cls in GROUPS["backend"].items() if cls is type(backend)).replace("_", "-")
+
+
 def _backend(backend: Any) -> dict[str, Any] | None:
     if not is_dataclass(backend):
         return None
-    kind = next(name for name, cls in GROUPS["backend"].items() if cls is type(backend)).replace("_", "-")
+    kind = backend_kind(backend)
     return {"type": kind, **{b: _shown(backend, ("backend",)) if b == kind else None for b in BACKENDS}}
 
 

@@ -22,7 +22,7 @@ from nydus_app.daemon import notify
 from nydus_app.daemon.attachment import Attachment, clear_left_behind, is_left_behind, turn
 from nydus_app.daemon.exposure import Exposure
 from nydus_app.daemon.handover import Inherited, Keeper, Session
-from nydus_app.daemon.info import DaemonInfo, MountInfo, utc_now
+from nydus_app.daemon.info import BackendInfo, DaemonInfo, MountInfo, utc_now
 from nydus_app.daemon.log import set_level
 from nydus_app.daemon.readers_first import readers_first
 from nydus_app.daemon.state import Event, State, StateMachine
@@ -92,7 +92,9 @@ class FuseDaemon:
         inherited: Inherited | None = None,
         keeper: Keeper | None = None,
         explanation: Explanation | None = None,
+        backend: BackendInfo | None = None,
     ) -> None:
+        self._backend = backend
         self._explanation = explanation
         self._inherited = inherited
         self._keeper = keeper
@@ -115,6 +117,9 @@ class FuseDaemon:
 
     def explanation(self) -> Explanation | None:
         return self._explanation
+
+    def backend(self) -> BackendInfo | None:
+        return self._backend
 
     def set_log_level(self, name: str) -> None:
         set_level(name)

@@ -1,10 +1,20 @@
 """What a daemon tells about itself (contract 3.4)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import NamedTuple
 
 from nydus_app.daemon.state import State
+from nydus_app.storage.backend.meter import BackendMetrics
+
+
+class BackendInfo(NamedTuple):
+    """What the API tells of a backend, and may change of it (api/port)."""
+
+    id: str
+    kind: str
+    metrics: BackendMetrics
+    settings: Mapping[str, Callable[[str], None]]
 
 
 class MountInfo(NamedTuple):

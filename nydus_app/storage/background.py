@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from nydus_app.storage.backend.meter import BackendMetrics
 from nydus_app.storage.buffers import Turns
 from nydus_app.storage.demand import Demand
 from nydus_app.storage.fetch_log import FetchLog
@@ -28,6 +29,7 @@ class Background:
         self.nursery: trio.Nursery | None = None
         self.demand = Demand()
         self.fetches = FetchLog()
+        self.metrics = BackendMetrics()
         self.tasks: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:

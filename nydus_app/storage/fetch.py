@@ -420,7 +420,10 @@ class ChunkFetcher:
             for index, data in outcomes.items():
                 if not isinstance(data, NydusError):
                     self._background.fresh.put(self, index, data)
-        job.course.landed(next((str(o) for o in outcomes.values() if isinstance(o, NydusError)), ""))
+        error = next((o for o in outcomes.values() if isinstance(o, NydusError)), None)
+        if error is not None and not isinstance(error, BackendError):  # which is counted where it comes from
+            self._background.metrics.add_cause(error.cause)
+        job.course.landed(str(error or ""))
 
     def _read(self, job: Job) -> Fetched:
         assert self._pread is not None

@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from nydus_app.api.server import serve_api
-from nydus_app.daemon.info import DaemonInfo, MountInfo
+from nydus_app.daemon.info import BackendInfo, DaemonInfo, MountInfo
 from nydus_app.daemon.state import State
 from nydus_app.errors import ConfigError, ConfigFileError, StateConflict
-from unix_http import UnixClient
+from nydus_app.storage.backend.meter import BackendMetrics
+from unix_http import UnixClient, call
 
 
 class Remembering:
@@ -21,6 +22,8 @@ class Remembering:
         self.state = State.RUNNING
         self.levels: list[str] = []
         self.threads: set[int] = set()
+        self.auths: list[str] = []
+        self.told = BackendInfo("/", "registry", BackendMetrics(), {"registry_auth": self.set_auth})
 
     def info(self) -> DaemonInfo:
         self.threads.add(threading.get_ident())
@@ -32,8 +35,16 @@ class Remembering:
             raise ConfigError("no such level")
         self.levels.append(name)
 
+    def set_auth(self, auth: str) -> None:
+        if auth == "wrong":
+            raise ConfigError("that is none")
+        self.auths.append(auth)
+
     def explanation(self) -> None:
         return None
+
+    def backend(self) -> BackendInfo:
+        return self.told
 
     def exit(self) -> None:
         if self.state is not State.RUNNING:
@@ -89,6 +100,11 @@ REPLIES = [
     ("PUT", "/api/v1/daemon", b'{"log_level":"loud"}', 500, "Configure(ResponsePayloadType)"),
     ("PUT", "/api/v1/daemon", b'{"log_level":3}', 400, "ParseBody"),
     ("PUT", "/api/v1/daemon", b"\xff\xfe", 400, "ParseBody"),
+    ("GET", "/api/v1/metrics/backend?id=/x", None, 404, "NoCounter"),
+    ("PUT", "/api/v1/config", b'{"registry_auth":3}', 400, "a map of strings"),
+    ("PUT", "/api/v1/config", b'{"registry_auth":"wrong"}', 400, "that is none"),
+    ("PUT", "/api/v1/config", b'{"proxy_url":"http://p"}', 500, "Configure(ResponsePayloadType)"),
+    ("PUT", "/api/v1/config?id=/x", b'{"registry_auth":"x"}', 500, "Configure(ResponsePayloadType)"),
 ]
 
 
@@ -117,6 +133,34 @@ def test_what_a_daemon_is_told(tmp_path: Path) -> None:
 
     served(tmp_path, daemon, client)
     assert (daemon.levels, daemon.state) == (["debug"], State.STOPPED)
+
+
+def test_a_backend_tells_its_counters_and_takes_credentials(tmp_path: Path) -> None:
+    daemon = Remembering()
+    metrics = daemon.told.metrics
+    metrics.add_read(1023, 0.001, is_failed=False)
+    metrics.add_read(1 << 20, 0.3, is_failed=False, causes=["status 503", "time-out", "status 503"])
+    metrics.add_read(4096, 2.5, is_failed=True, causes=["refused"])
+    metrics.add_cause("wrong data")
+
+    def client(sock: Path) -> None:
+        status, told = call(sock, "GET", "/api/v1/metrics/backend")
+        assert (status, told) == call(sock, "GET", "/api/v1/metrics/backend?id=/")
+        assert isinstance(told, dict) and list(told) == [
+            "backend_type", "read_count", "read_errors", "read_amount_total", "read_cumulative_latency_millis_total",
+            "read_cumulative_latency_millis_dist", "read_count_block_size_dist", "read_latency_sizes_dist", "causes",
+        ]  # fmt: skip
+        assert list(told.values())[:7] == [
+            "registry", 3, 1, 1023 + (1 << 20) + 4096, 2801, [1, 0, 0, 0, 1, 0, 0, 1], [1, 0, 1, 0, 0, 0, 0, 1],
+        ]  # fmt: skip
+        assert [(told["read_latency_sizes_dist"][i][j]) for i, j in ((0, 0), (7, 4), (2, 7))] == [1, 1, 1]
+        assert told["causes"] == {"refused": 1, "status 503": 2, "time-out": 1, "wrong data": 1}
+        assert call(sock, "PUT", "/api/v1/config?id=/", {"registry_auth": "dTpw"}) == (204, None)
+        assert call(sock, "GET", "/api/v1/config") == (200, {"/:registry_auth": "***"})
+        assert call(sock, "GET", "/api/v1/config?id=/") == (200, {"registry_auth": "***"})
+
+    served(tmp_path, daemon, client)
+    assert daemon.auths == ["dTpw"]
 
 
 def test_an_idle_connection_is_kept_and_does_not_delay_the_end(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def test_a_slow_read_is_found(served: Served, monkeypatch: pytest.MonkeyPatch) -
     read = served.origin.read
 
     async def slow(offset: int, size: int) -> bytes:
-        note(Try("mirror.example", 503, 0.01, "503 of mirror.example"))
+        note(Try("mirror.example", 503, 0.01, "503 of mirror.example", "status 503"))
         await trio.sleep(0.05 if offset else 0)
-        note(Try("origin.example", 206, 0.05, ""))
+        note(Try("origin.example", 206, 0.05, "", ""))
         return await read(offset, size)
 
     monkeypatch.setattr(served.origin, "read", slow)

@@ -26,6 +26,15 @@ class SupportsPread(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesCredentials(Protocol):
+    """A backend whose credentials may be replaced while it is used."""
+
+    def replace_credentials(self, auth: str) -> None:
+        """`auth` is base64 of user:password; used from the next request on. Raises ConfigError."""
+        ...
+
+
 class Backend(Protocol):
     def open_blob(self, blob_id: str) -> BlobReader: ...
 

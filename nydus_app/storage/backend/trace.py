@@ -13,12 +13,16 @@ from typing import NamedTuple
 
 
 class Try(NamedTuple):
-    """One request that went out. `status` is 0 where no answer came, `error` is empty where all was well."""
+    """One request that went out. `status` is 0 where no answer came, `error` is empty where an answer came as it should.
+
+    `cause` is what was wrong with it in a few words, `status NNN` of an answer that says so itself; empty where all was well.
+    """
 
     origin: str
     status: int
     seconds: float
     error: str
+    cause: str
 
 
 _TRIES: ContextVar[list[Try] | None] = ContextVar("nydus_tries", default=None)

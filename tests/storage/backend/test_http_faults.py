@@ -27,6 +27,7 @@ from nydus_app.storage.backend.http.client import HttpClient
 from nydus_app.storage.backend.http.reader import open_reader
 from nydus_app.storage.backend.http.settings import HttpSettings
 from nydus_app.storage.backend.http.url import parse_url
+from nydus_app.storage.backend.meter import MeteredReader
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.backend.trace import traced
 from nydus_app.storage.background import Background
@@ -96,10 +97,12 @@ class Cached:
 
     def __init__(self, reader: BlobReader, work_dir: Path) -> None:
         none, size = Compressor.none, SIZE * COUNT
+        background = Background()
+        self.metrics = background.metrics
         blob = Blob(0, ID, BlobFeatures(0), none, Digester.blake3, SIZE, COUNT, size, size, none, 0, 0, 0, 0, b"")
         self.cache = BlobCache(
-            blob, reader, RecordedIndex(blob), keeping=Keeping(str(work_dir)), validate=True, batch_size=0,
-            workers=Workers(2), background=Background(),
+            blob, MeteredReader(reader, self.metrics), RecordedIndex(blob), keeping=Keeping(str(work_dir)), validate=True,
+            batch_size=0, workers=Workers(2), background=background,
         )  # fmt: skip
         self._device = Device([self.cache], Background(), Workers(1))
 
@@ -132,6 +135,18 @@ async def read_again_without_origin(work_dir: Path, *indexes: int) -> None:
     cached.close()
 
 
+CAUSES = {
+    "short body": "hung up", "no body": "hung up", "reset": "hung up", "wrong range": "wrong answer", "silence": "time-out",
+    "silence within": "time-out", "drip": "time-out", "wrong bytes": "wrong data", "lying range": "wrong data",
+    "ignored range": "failed", "redirect": "failed",
+}  # fmt: skip
+"""As the metrics count it, where it is neither a status nor what the fault is called here."""
+
+
+def cause_of(name: str) -> str:
+    return f"status {name[:3]}" if name[:3].isdigit() else CAUSES.get(name, name)
+
+
 CURED = {
     "429": (status(429), 2), "429 later": (status(429, {"Retry-After": "1"}), 2), "408": (status(408), 2), "500": (status(500), 2),
     "502": (status(502), 2), "503": (status(503), 2), "503 by date": (status(503, {"Retry-After": "Wed, 01 Jan 2020 00:00:00 GMT"}), 2),
@@ -151,6 +166,8 @@ def test_one_fault_is_not_seen(name: str, origin: Origin, tmp_path: Path, caplog
         with traced() as tries:
             assert await cached.read(3) == right(3)
         assert len(origin.seen) == len(tries) == requests
+        assert cached.metrics.causes == ({cause_of(name): 1} if requests > 1 else {})
+        assert (cached.metrics.read_count, cached.metrics.read_errors) == (1, 0)
         cached.close()
         await read_again_without_origin(tmp_path, 3)
 
@@ -209,6 +226,8 @@ def test_a_lasting_fault_is_an_error_in_time_and_passes(name: str, origin: Origi
         assert len(origin.seen) == len(tries) == requests
         if kind is not CorruptChunk:
             assert tries[-1].error == str(caught.value) or tries[-1].status >= 300
+            assert cached.metrics.read_errors == 1
+        assert cached.metrics.causes == {cause_of(name): requests}
         origin.answer = good
         if kind is BackendUnavailable:
             with pytest.raises(kind):  # as the kernel asks again: nothing goes out

@@ -129,7 +129,7 @@ class HttpClient:
         wire = self._encode(request, route)
         size = request.wanted[1] if request.wanted else 0
         began = time.monotonic()
-        status, error = 0, ""
+        status, error, cause = 0, "", ""
         try:
             with deadline_of(self.settings, size, (route.proxy or route.url).origin) as deadline:
                 try:
@@ -137,12 +137,13 @@ class HttpClient:
                 except _Stale:
                     answer = await self._exchange(request, route, wire, deadline, fresh=True)
             status = answer.status
+            cause = f"status {status}" if status >= 400 else ""
             return answer
         except BackendError as e:
-            error = str(e)
+            error, cause = str(e), e.cause
             raise
         finally:
-            note(Try(route.url.origin, status, time.monotonic() - began, error))
+            note(Try(route.url.origin, status, time.monotonic() - began, error, cause))
 
     async def _exchange(
         self, request: Request, route: Route, wire: bytes, deadline: Deadline, *, fresh: bool

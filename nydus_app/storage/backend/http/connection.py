@@ -19,7 +19,13 @@ from nydus_app.storage.backend.http.dial import ready, send_all
 RECEIVE_BYTES = 64 << 10
 
 
-class HungUp(BackendUnavailable):
+class Lost(BackendUnavailable):
+    """The connection has ended too early."""
+
+    cause = "hung up"
+
+
+class HungUp(Lost):
     """Before a byte of an answer: a connection that was kept has simply grown too old, or the server is ill."""
 
 
@@ -84,7 +90,7 @@ class Connection:
                 raise ProtocolViolation("an answer whose head has no end")
             part = await self._receive(deadline)
             if not part:
-                kind = BackendUnavailable if raw else HungUp
+                kind = Lost if raw else HungUp
                 raise kind(f"{self._origin}: hung up before it answered")
             raw += part
         self._received = raw[end + 4 :]
@@ -92,7 +98,7 @@ class Connection:
 
     async def receive_into(self, view: memoryview, deadline: Deadline) -> int:
         """Bytes of the body; 0 at its end. Raises BackendUnavailable."""
-        with self._described(BackendUnavailable):
+        with self._described(Lost):
             if self._chunked is not None:
                 return await self._receive_chunked(self._chunked, view, deadline)
             if self._left is not None:
@@ -106,7 +112,7 @@ class Connection:
                 deadline.progress()
             if self._left is not None:
                 if not count:
-                    raise BackendUnavailable(f"{self._origin}: hung up {self._left} bytes before the end of its answer")
+                    raise Lost(f"{self._origin}: hung up {self._left} bytes before the end of its answer")
                 self._left -= count
             return count
 
@@ -120,7 +126,7 @@ class Connection:
         while not self._received and not body.is_complete:
             part = await self._receive(deadline)
             if not part:
-                raise BackendUnavailable(f"{self._origin}: hung up within its answer")
+                raise Lost(f"{self._origin}: hung up within its answer")
             self._decode(body, part)
         return self._take(view)
 

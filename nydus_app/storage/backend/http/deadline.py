@@ -35,11 +35,17 @@ class Deadline:
         return self._what
 
 
+class TimedOut(BackendUnavailable):
+    """It took too long."""
+
+    cause = "time-out"
+
+
 @contextmanager
 def deadline_of(settings: HttpSettings, size: int, origin: str) -> Iterator[Deadline]:
-    """Raises BackendUnavailable once it has passed."""
+    """Raises TimedOut once it has passed."""
     with trio.CancelScope() as scope:
         deadline = Deadline(scope, settings, size)
         yield deadline
     if scope.cancelled_caught:
-        raise BackendUnavailable(f"{origin}: {deadline.text()}")
+        raise TimedOut(f"{origin}: {deadline.text()}")

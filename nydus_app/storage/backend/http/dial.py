@@ -32,6 +32,14 @@ STAGGER_S = 0.25
 class Refused(BackendUnavailable):
     """Nobody listens there."""
 
+    cause = "refused"
+
+
+class UnknownHost(BackendUnavailable):
+    """Its name has no address."""
+
+    cause = "unknown host"
+
 
 class Dialer:
     """Connects; the TLS context is made with the first https address, which costs reading all trusted certificates."""
@@ -136,7 +144,7 @@ async def _connect_tcp(url: Url) -> socket.socket:
     try:
         found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except OSError as e:
-        raise BackendUnavailable(f"{url.host}: {e.strerror or e}") from None
+        raise UnknownHost(f"{url.host}: {e.strerror or e}") from None
     except UnicodeError:
         raise BackendError(f"{url.host}: no name of a host") from None
     return await _first_connected(_alternating(found), url.origin)

@@ -11,6 +11,12 @@ MAX_SKIPPED_BYTES = 1 << 20
 """A server that ignores ranges sends the whole blob: so much before the range is read in vain, and nothing behind it."""
 
 
+class WrongAnswer(BackendUnavailable):
+    """Something else than what was asked for."""
+
+    cause = "wrong answer"
+
+
 async def receive_range(
     connection: Connection, head: Head, offset: int, size: int, deadline: Deadline, what: str
 ) -> bytearray:
@@ -32,16 +38,16 @@ def _check_range(head: Head, offset: int, size: int, what: str) -> None:
     try:
         given = content_range(head.headers)
     except ProtocolViolation as e:
-        raise BackendUnavailable(f"{what}: {e}") from None
+        raise WrongAnswer(f"{what}: {e}") from None
     if given is None:
-        raise BackendUnavailable(f"{what}: the server does not say which range it sends")
+        raise WrongAnswer(f"{what}: the server does not say which range it sends")
     if given[:2] != (offset, size):
         short = given[0] == offset and given[1] < size and given[2] == offset + given[1]
         if short:
             raise BackendError(f"{what}: the blob has {given[2]} bytes only")
-        raise BackendUnavailable(f"{what}: the server sends {given[1]} bytes at {given[0]}")
+        raise WrongAnswer(f"{what}: the server sends {given[1]} bytes at {given[0]}")
     if head.length is not None and head.length != size:
-        raise BackendUnavailable(f"{what}: the server sends {head.length} bytes and calls them {size}")
+        raise WrongAnswer(f"{what}: the server sends {head.length} bytes and calls them {size}")
 
 
 async def _receive(connection: Connection, size: int, deadline: Deadline, what: str) -> bytearray:
@@ -50,7 +56,7 @@ async def _receive(connection: Connection, size: int, deadline: Deadline, what: 
     while view:
         count = await connection.receive_into(view, deadline)
         if not count:
-            raise BackendUnavailable(f"{what}: the answer ends {len(view)} bytes too early")
+            raise WrongAnswer(f"{what}: the answer ends {len(view)} bytes too early")
         view = view[count:]
     return found
 
