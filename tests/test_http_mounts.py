@@ -226,6 +226,7 @@ def test_no_secret_is_shown_anywhere(golden: Path, big_file: str, mounts: Mounts
         daemon = mounts.start(
             BIN / "nydusd", "fuse", "-C", config, "-B", golden / "v6-none/boot", "-M", tmp_path / "mnt",
             "--apisock", tmp_path / "api.sock", "--log-level", "trace", mountpoint=tmp_path / "mnt",
+            env={**os.environ, "NYDUS_OVERRIDES": f"recording.save={tmp_path}/start.recording"},
         )  # fmt: skip
         with open(daemon.mountpoint / big_file, "rb", buffering=0) as f:
             assert len(os.pread(f.fileno(), 4096, 0)) == 4096
@@ -237,11 +238,11 @@ def test_no_secret_is_shown_anywhere(golden: Path, big_file: str, mounts: Mounts
         secrets += registry.handed
         answers = [
             call(tmp_path / "api.sock", "GET", path)
-            for path in ("/api/v1/daemon", "/api/v1/config?id=/", "/api/v1/metrics/backend", "/api/v1/daemon/events", "/openapi.json")
+            for path in ("/api/v1/daemon", "/api/v1/config?id=/", "/api/v1/metrics/backend", "/api/v1/explain", "/api/v1/none")
         ]
         assert daemon.stop() == 0
     assert len(registry.handed) == 1 and any("preloaded-t0ken" in s.headers.get("authorization", "") for s in registry.origin.seen)
-    assert "403" in daemon.output
+    assert "403" in daemon.output and (tmp_path / "start.recording").stat().st_size
     for secret in secrets:
         assert secret not in daemon.output
         assert secret not in json.dumps(answers)
