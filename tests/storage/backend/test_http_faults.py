@@ -5,6 +5,7 @@ Every fault is tried through a real blob cache: what it keeps is compared in the
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.device import Device
 from nydus_app.storage.workers import Workers
 from nydus_app.testing.origin import (
+    Exchange,
     Fault,
     Origin,
     chunked,
@@ -239,6 +241,34 @@ def test_a_lasting_fault_is_an_error_in_time_and_passes(name: str, origin: Origi
         await read_again_without_origin(tmp_path, BEHIND)
 
     trio.run(main)
+
+
+def in_small_writes(exchange: Exchange) -> None:
+    """Head and body by themselves, as simple servers do, with the kernel's own way to gather small writes (Nagle)."""
+    exchange.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+    found = exchange.part()
+    assert found is not None
+    part, headers = found
+    lines = ["HTTP/1.1 206 Partial Content", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+    exchange.socket.sendall("\r\n".join(lines).encode())
+    exchange.socket.sendall(part)
+
+
+def test_a_server_does_not_wait_for_our_acknowledgement(origin: Origin) -> None:
+    """A delayed one comes after 40 ms, on a connection that is not new."""
+
+    async def main() -> list[float]:
+        reader = make_reader(origin.url(ID))
+        origin.answer = in_small_writes
+        lasted = []
+        for _ in range(60):
+            began = time.monotonic()
+            assert await reader.read(0, 1000) == DATA[:1000]
+            lasted.append(time.monotonic() - began)
+        reader.close()
+        return lasted
+
+    assert sorted(trio.run(main))[-6] < 0.03
 
 
 def test_a_slow_server_may_take_longer_than_the_time_out(origin: Origin) -> None:
