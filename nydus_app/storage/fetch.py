@@ -251,9 +251,11 @@ class ChunkFetcher:
         if stream is None:
             return
         here, end = index.end_of(last), len(index)
+        # One request for all that is far; what lies here is read in pieces, which threads share.
+        at_once = here if self._pread is not None else here + self._lookahead
         while stream.frontier < end and (begins := index.end_of(stream.frontier - 1)) - here < self._lookahead:
             first = stream.frontier
-            stream.frontier = min(max(index.find(begins + self._batch_size), first + 1), end)
+            stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end)
             cold = self._cold(range(first, stream.frontier))
             if cold:
                 try:

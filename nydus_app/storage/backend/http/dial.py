@@ -119,10 +119,10 @@ async def ready(sock: socket.socket, step: Callable[[], T]) -> T:
     while True:
         try:
             return step()
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             await trio.lowlevel.wait_readable(sock)
-        except ssl.SSLWantWriteError:
-            await trio.lowlevel.wait_writable(sock)
+        except OSError as e:
+            await _wait_for_tls(sock, e)
 
 
 async def send_all(sock: socket.socket, data: bytes) -> None:
@@ -130,10 +130,20 @@ async def send_all(sock: socket.socket, data: bytes) -> None:
     while view:
         try:
             view = view[sock.send(view) :]
-        except (BlockingIOError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
-        except ssl.SSLWantReadError:
-            await trio.lowlevel.wait_readable(sock)
+        except OSError as e:
+            await _wait_for_tls(sock, e)
+
+
+async def _wait_for_tls(sock: socket.socket, error: OSError) -> None:
+    """Raises what is no wish of TLS's. (Whoever uses none does not come here, and need not load it.)"""
+    if isinstance(error, ssl.SSLWantReadError):
+        await trio.lowlevel.wait_readable(sock)
+    elif isinstance(error, ssl.SSLWantWriteError):
+        await trio.lowlevel.wait_writable(sock)
+    else:
+        raise error
 
 
 async def _connect_unix(path: str) -> socket.socket:
