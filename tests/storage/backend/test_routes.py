@@ -269,3 +269,23 @@ def test_many_readers_at_once_share_no_connection() -> None:
 
         trio.run(main)
         assert len(origin._connections) == 8
+
+
+def test_who_asks_behind_the_last_reader_leaves_no_connection() -> None:
+    """As a health check may, which is under way when a daemon ends."""
+    with Origin({"b": b"content"}) as origin:
+
+        async def main() -> None:
+            client = HttpClient(HttpSettings())
+            client.opened()
+            origin.script(stall(0.2))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.request, "GET", parse_url(origin.url("b")))
+                await until(lambda: len(origin.seen) == 1)
+                client.closed()
+            client.opened()
+            assert (await client.request("GET", parse_url(origin.url("b")))).body == b"content"
+            client.closed()
+
+        trio.run(main)
+        assert len(origin.seen) == len(origin._connections) == 2

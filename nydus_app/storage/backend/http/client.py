@@ -161,7 +161,10 @@ class HttpClient:
         except BaseException:
             connection.close()
             raise
-        self._pool.give_back(route.url, route.proxy, connection)
+        if self._users > 0:
+            self._pool.give_back(route.url, route.proxy, connection)
+        else:  # a health check, or a token that is renewed, behind the last reader
+            connection.close()
         return answer
 
     def _encode(self, request: Request, route: Route) -> bytes:
