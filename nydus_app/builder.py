@@ -470,6 +470,7 @@ def run(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | None
     except BaseException:
         image.close()
         raise
+    image.device.background.is_served = True
     data_path = "erofs" if reason is None else "fuse"
     log.info("data path: %s%s", data_path, f" ({reason})" if reason else "")
     raise_nofile(tree.daemon.rlimit_nofile)

@@ -21,7 +21,10 @@ log = logging.getLogger("nydus.storage")
 
 
 class Background:
-    """`tasks` are begun by `run`, and cancelled with it; none of them ends it."""
+    """`tasks` are begun by `run`, and cancelled with it; none of them ends it.
+
+    `is_served`: `run` will come, and nobody has to wait for what is stored until then.
+    """
 
     def __init__(self) -> None:
         self.fresh = Fresh()
@@ -30,6 +33,7 @@ class Background:
         self.demand = Demand()
         self.fetches = FetchLog()
         self.metrics = BackendMetrics()
+        self.is_served = False
         self.tasks: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self) -> None:

@@ -48,6 +48,10 @@ Post = Callable[[Callable[[], object]], None]
 """Has something called where the readers are: on the trio thread."""
 
 
+Good = list[tuple[Chunk, Buffer]]
+"""Verified data by chunk."""
+
+
 class Store(Protocol):
     """Where chunks are kept."""
 
@@ -384,7 +388,11 @@ class ChunkFetcher:
         work = self._work_in_turn if self._has_units else self._work
         if not has_loop():
             for job in jobs:
-                work(job, fetched, _at_once)
+                if self._background.is_served:
+                    keep = partial(self._keep, job, *self._answer(job, fetched, _at_once), _at_once)
+                    self._workers.submit(keep)
+                else:
+                    work(job, fetched, _at_once)
             return
         post = partial(_post, trio.lowlevel.current_trio_token())
         for job in jobs:
@@ -396,8 +404,12 @@ class ChunkFetcher:
             self._work(job, fetched, post)
 
     def _work(self, job: Job, fetched: Fetched | None, post: Post) -> None:
-        """Worker thread. What is not expected fails the job's readers, not the daemon."""
-        good: list[tuple[Chunk, Buffer]] = []
+        """Worker thread."""
+        self._keep(job, *self._answer(job, fetched, post), post)
+
+    def _answer(self, job: Job, fetched: Fetched | None, post: Post) -> tuple[Good, Fetched | None]:
+        """What can be kept, and what it was decoded from. What is not expected fails the job's readers, not the daemon."""
+        good: Good = []
         try:
             fetched = fetched or self._read(job)
             outcomes = self._decode(job, fetched)
@@ -408,6 +420,9 @@ class ChunkFetcher:
             log.exception("unexpected error in a worker")
             outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
         post(partial(self._land, job, outcomes))
+        return good, fetched
+
+    def _keep(self, job: Job, good: Good, fetched: Fetched | None, post: Post) -> None:
         try:
             if good and fetched is not None:
                 self._store.store(good, fetched)
