@@ -199,7 +199,7 @@ def _build_index(
     if isinstance(bootstrap, BootstrapTarfs):
         return TarPieces(blob)
     if blob.meta_id:
-        reader = MomentaryReader(backend, blob.meta_id)
+        reader = MeteredReader(MomentaryReader(backend, blob.meta_id), background.metrics)
     reader = LoggedReader(reader, blob, background.fetches)
     records_of = partial(bootstrap.chunk_records, blob.index)
     if not isinstance(tree.cache, Blobcache):

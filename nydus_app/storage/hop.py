@@ -64,5 +64,5 @@ class Turn:
             await self._lock.acquire()
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._lock is not None:
+        if self._lock is not None and has_loop():  # a loop of before may have made it
             self._lock.release()

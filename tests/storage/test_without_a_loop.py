@@ -16,7 +16,7 @@ from nydus_app.errors import BackendError
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.python_api import Image
 from nydus_app.storage.hop import NeedsLoop, run_here
-from nydus_app.testing.origin import Origin
+from nydus_app.testing.origin import Origin, status
 
 IMAGE = Path(__file__).parents[1] / "images/v6"
 READ_WITHOUT_TRIO = """
@@ -74,6 +74,17 @@ def test_what_is_far_needs_a_loop_and_leaves_no_trace(tmp_path: Path) -> None:
             assert not origin.seen
             assert image.read("/a/small") == b"small file\n" * 20  # by a loop of its own
             assert origin.seen and b"".join(run_here(fs.read(ino, 0, 10))) == b"small file"
+
+
+def test_what_a_loop_could_not_have_is_asked_for_again(tmp_path: Path) -> None:
+    blobs = {path.name: path.read_bytes() for path in (IMAGE / "blobs").iterdir()}
+    with Origin(blobs) as origin:
+        far = f"backend=http_proxy backend.addr={origin.url()} backend.retry_limit=0"
+        with nydus_app.open_image(*words(tmp_path, far)) as image:
+            origin.script(status(404))
+            with pytest.raises(BackendError):
+                image.read("/a/small")
+            assert image.read("/a/small") == b"small file\n" * 20
 
 
 def test_a_blob_that_is_not_there_is_an_error_and_no_loops(tmp_path: Path) -> None:
