@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from nydus_app.api.body import json_body, no_body
 from nydus_app.api.bridge import Bridge
 from nydus_app.api.errors import HttpError, parse_body
-from nydus_app.api.port import BackendPort, DaemonPort
+from nydus_app.api.port import DaemonPort
+from nydus_app.daemon.info import BackendInfo
 from nydus_app.errors import ConfigError
 from nydus_app.storage.backend.meter import BackendMetrics
 
@@ -38,7 +39,7 @@ def backend_metrics(kind: str, metrics: BackendMetrics) -> dict[str, Any]:
 def metrics_router(daemon: DaemonPort, bridge: Bridge) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
 
-    def backend_of(request: Request) -> BackendPort | None:
+    def backend_of(request: Request) -> BackendInfo | None:
         """The one of `id`, a mountpoint of the daemon's own tree, or the only one."""
         backend = bridge.call(daemon.backend)
         wanted = request.query_params.get("id")

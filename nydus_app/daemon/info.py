@@ -9,10 +9,13 @@ from nydus_app.storage.backend.meter import BackendMetrics
 
 
 class BackendInfo(NamedTuple):
-    """What the API tells of a backend, and may change of it (api/port)."""
+    """What the API tells of a backend, and may change of it at any time.
 
-    id: str
-    kind: str
+    `settings`: by key what is called, on the daemon's thread, with the new value; it raises ConfigError.
+    """
+
+    id: str  # the mountpoint inside of the daemon's tree
+    kind: str  # as nydusd calls it: localfs, localdisk, registry, oss (s3 as well) or http-proxy
     metrics: BackendMetrics
     settings: Mapping[str, Callable[[str], None]]
 

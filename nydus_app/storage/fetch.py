@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import call
 from typing import NamedTuple, Protocol
 
 import trio
@@ -385,15 +386,12 @@ class ChunkFetcher:
                 job.stored.set()
 
     def _submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
-        work = self._work_in_turn if self._has_units else self._work
         if not has_loop():
+            keep = self._workers.submit if self._background.is_served else call
             for job in jobs:
-                if self._background.is_served:
-                    keep = partial(self._keep, job, *self._answer(job, fetched, _at_once), _at_once)
-                    self._workers.submit(keep)
-                else:
-                    work(job, fetched, _at_once)
+                keep(partial(self._keep, job, *self._answer(job, fetched, call), call))
             return
+        work = self._work_in_turn if self._has_units else self._work
         post = partial(_post, trio.lowlevel.current_trio_token())
         for job in jobs:
             self._workers.submit(partial(work, job, fetched, post), later=later)
@@ -455,13 +453,9 @@ class ChunkFetcher:
         )  # fmt: skip
 
 
-def _post(token: trio.lowlevel.TrioToken, call: Callable[[], object]) -> None:
+def _post(token: trio.lowlevel.TrioToken, work: Callable[[], object]) -> None:
     with suppress(trio.RunFinishedError):
-        token.run_sync_soon(call)
-
-
-def _at_once(call: Callable[[], object]) -> None:
-    call()
+        token.run_sync_soon(work)
 
 
 def _all(job: Job, error: NydusError) -> Decoded:
