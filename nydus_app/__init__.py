@@ -4,15 +4,17 @@
 because the command `nydusd` starts in the time that their imports would take.
 """
 
-from typing import Any
-
 from nydus_app import version
+
+TYPE_CHECKING = False  # typing's own would be the first thing that every command waits for
+if TYPE_CHECKING:
+    from nydus_app.python_api import mount, open_image
 
 __version__ = version.__version__
 __all__ = ["mount", "open_image"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in __all__:
         from nydus_app import python_api
 

@@ -25,6 +25,10 @@ def open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False)
 
 
+_LATE = ("trio", "ssl", "socket", "subprocess", "hashlib", "tempfile", "shutil", "shlex", "difflib")
+"""What a start of an image that lies here can do without; libcrypto alone is 5 MB to read from a cold disk."""
+
+
 def _begin(*late: str) -> None:
     """`late` modules are loaded by their first use."""
     _end_quietly()
@@ -36,15 +40,22 @@ def _begin(*late: str) -> None:
             load_late(name)
 
 
+def _begin_start() -> None:
+    from nydus_app.cli.ahead import ask_ahead
+
+    ask_ahead()
+    _begin(*_LATE)
+
+
 def nydusd() -> None:
-    _begin("trio", "ssl")
+    _begin_start()
     from nydus_app.cli.nydusd import main
 
     main()
 
 
 def nydus_run() -> None:
-    _begin("trio", "ssl")
+    _begin_start()
     from nydus_app.cli.run import main
 
     main()

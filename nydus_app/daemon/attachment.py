@@ -28,6 +28,8 @@ from nydus_app.transports.device_copies import DeviceCopies
 from nydus_app.transports.erofs import ErofsMount
 
 RUN_DIR = "/run/nydus"
+NAME_LIMIT = 200
+"""fsconfig(2) takes values of 255 bytes, and these are followed by the devices' names."""
 TURN_DEADLINE_S = 5
 
 
@@ -76,8 +78,11 @@ def why_no_devices() -> str | None:
 
 
 def private_dir(mountpoint: str) -> str:
-    """Where the devices of the EROFS at `mountpoint` are mounted."""
-    return os.path.join(RUN_DIR, hashlib.sha256(os.fsencode(mountpoint)).hexdigest()[:16])
+    """Where the devices of the EROFS at `mountpoint` are mounted: of /srv/app it is srv-app, of /srv/my-app srv-my%2Dapp."""
+    name = mountpoint.strip("/").replace("%", "%25").replace("-", "%2D").replace("/", "-") or "-"
+    if len(os.fsencode(name)) > NAME_LIMIT:
+        name = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()
+    return os.path.join(RUN_DIR, name)
 
 
 @contextmanager

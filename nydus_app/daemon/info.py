@@ -1,7 +1,7 @@
 """What a daemon tells about itself (contract 3.4)."""
 
+import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from typing import NamedTuple
 
 from nydus_app.daemon.state import State
@@ -40,4 +40,5 @@ class DaemonInfo(NamedTuple):
 
 def utc_now() -> str:
     """Now, as nydusd prints it: 2026-01-02 03:04:05.678901 +00:00:00."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f +00:00:00")
+    now = time.time()
+    return time.strftime(f"%Y-%m-%d %H:%M:%S.{int(now % 1 * 1e6):06} +00:00:00", time.gmtime(now))

@@ -11,8 +11,8 @@ A log that cannot be written never stops the daemon: the first failure is told t
 import logging
 import os
 import sys
+import time
 from contextlib import suppress
-from datetime import datetime
 
 from nydus_app.errors import ConfigError, ConfigFileError
 
@@ -33,8 +33,8 @@ class NydusFormatter(logging.Formatter):
         self._coloured = coloured
 
     def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created).astimezone()
-        zone = when.strftime("%z")
+        when = time.localtime(record.created)
+        zone = time.strftime("%z", when)
         place = "" if record.levelno == logging.INFO else f"[{_short(record.pathname)}:{record.lineno}] "
         level = _SHOWN.get(record.levelno, record.levelname)
         text = f"{level} {place}{record.getMessage()}"
@@ -42,7 +42,8 @@ class NydusFormatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         if self._coloured and record.levelno in _COLOURS:
             text = f"\x1b[{_COLOURS[record.levelno]}m{text}\x1b[0m"
-        return f"[{when:%Y-%m-%d %H:%M:%S.%f} {zone[:3]}:{zone[3:]}] {text}"
+        second = f"{time.strftime('%Y-%m-%d %H:%M:%S', when)}.{int(record.created % 1 * 1e6):06}"
+        return f"[{second} {zone[:3]}:{zone[3:]}] {text}"
 
 
 def _short(path: str) -> str:
