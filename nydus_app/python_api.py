@@ -153,7 +153,7 @@ class _File(io.RawIOBase):
 
 def open_image(*overrides: str) -> Image:
     """Open the image that the overrides name; nothing is mounted. Raises NydusError."""
-    from nydus_app.builder import open_filesystem
+    from nydus_app.builder.image import open_filesystem
     from nydus_app.config.check import check, check_supported
     from nydus_app.config.overrides import Override, compose, parse_words
 

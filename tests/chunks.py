@@ -4,14 +4,14 @@ from pathlib import Path
 
 import trio
 
-from nydus_app import builder
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Dummycache, Localfs, Tree
 from nydus_app.formats.rafs.values import Chunk
 
 
 def chunks_of_files(boot: Path, blobs: Path, names: list[bytes]) -> dict[bytes, list[Chunk]]:
     """Chunks, with their places in the blob, of regular files by path; for images of one blob."""
-    image = builder.open_image(
+    image = open_image(
         Tree(bootstrap=str(boot), mountpoint=None, backend=Localfs(dir=str(blobs)), cache=Dummycache())
     )
     bootstrap, (index,) = image.bootstrap, image.indexes

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 
-from nydus_app import builder
+from nydus_app.builder.daemon import serve
 from nydus_app.config.check import check
 from nydus_app.config.overrides import compose, parse_words
 from nydus_app.filesystems.blob_devices import BlobDevices
@@ -20,4 +20,4 @@ def die(*_: object) -> None:
 setattr(BlobDevices, sys.argv[1], die)
 tree = compose(parse_words(sys.argv[2:]))
 check(tree)
-builder.run(tree)
+serve(tree)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import trio
 
-from nydus_app import builder
+from nydus_app.builder.attachment import add_devices, erofs_source
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Blobcache, Localfs, Tree
 from nydus_app.filesystems.blob_devices import BlobDevices
 from nydus_app.linux.fuse_device import mount_fuse
@@ -51,9 +52,9 @@ async def main(count: int, base: Path, boot: str, blobs: str) -> None:
 
     def mount(number: int) -> None:
         tree = Tree(bootstrap=boot, mountpoint=None, backend=Localfs(dir=blobs), cache=Blobcache(work_dir=str(base / f"c{number}")))
-        image = builder.open_image(tree, background)
-        source = builder.erofs_source(tree, image)
-        paths = [d if isinstance(d, str) else str(private / d.name) for d in builder.add_devices(devices, image, source)]
+        image = open_image(tree, background)
+        source = erofs_source(tree, image)
+        paths = [d if isinstance(d, str) else str(private / d.name) for d in add_devices(devices, image, source)]
         target = base / f"m{number}"
         target.mkdir()
         erofs = ErofsMount(str(target), source.path, paths)

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nydus_app.builder import open_filesystem
+from nydus_app.builder.image import open_filesystem
 from nydus_app.config.tree import Blobcache, Localfs, Tree
 from nydus_app.errors import InvalidImage, NydusError
 from nydus_app.formats.erofs.image import ErofsImage

@@ -22,7 +22,8 @@ from pathlib import Path
 import trio
 
 from mutate import TARGETS, damage, prepare
-from nydus_app import builder
+from nydus_app.builder.attachment import add_devices, erofs_source, why_not_erofs
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Blobcache, Localfs, Rafs, Tree
 from nydus_app.errors import NydusError
 from nydus_app.filesystems.blob_devices import BlobDevice, BlobDevices
@@ -118,20 +119,20 @@ class Bench:
             rafs=Rafs(validate=False),  # digests of v5 inodes would keep most damage from the kernel
         )
         try:
-            image = builder.open_image(tree, self._background)
+            image = open_image(tree, self._background)
         except NydusError as e:
             return {"refused": str(e)}, [], None, []
         with ExitStack() as stack:
             stack.callback(image.close)
-            if (reason := builder.why_not_erofs(tree, image)) is not None:
+            if (reason := why_not_erofs(tree, image)) is not None:
                 return {"refused": reason}, [], None, []
             try:
-                source = builder.erofs_source(tree, image)
+                source = erofs_source(tree, image)
             except NydusError as e:
                 return {"refused": str(e)}, [], None, []
             stack.pop_all()
             stack.callback(source.close)
-            added = builder.add_devices(self._devices, image, source)
+            added = add_devices(self._devices, image, source)
             served = [d for d in added if isinstance(d, BlobDevice)]
             assert len(served) == len(added)  # with validation no file is believed
             for device in served:

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 
-from nydus_app import builder
+from nydus_app.builder.daemon import serve
 from nydus_app.config.check import check
 from nydus_app.config.overrides import compose, parse_words
 from nydus_app.daemon.handover import Inherited, Session, decode_session, encode_session
@@ -34,7 +34,7 @@ def main() -> None:
         inherited = Inherited(fds[0], decode_session(table))
     tree = compose(parse_words(sys.argv[2:]))
     check(tree)
-    sys.exit(builder.run(tree, inherited, Sender(sock)))
+    sys.exit(serve(tree, inherited, Sender(sock)))
 
 
 main()

@@ -13,7 +13,8 @@ import pytest
 
 from manifest import describe, differences
 from mounting import BIN, Daemon, Mounts, boot_of, copy_blobs
-from nydus_app.builder import attach, open_image
+from nydus_app.builder.attachment import attach
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Blobcache, Localfs, Tree
 from nydus_app.daemon.attachment import FuseTree
 from nydus_app.daemon.handover import Session

@@ -24,7 +24,7 @@ from nydus_app.bench.origin import serving
 from nydus_app.bench.probe import MeasureError, Probe, Survey
 from nydus_app.bench.progress import Progress
 from nydus_app.bench.result import Reference, Result, Samples, write_json
-from nydus_app.builder import open_image
+from nydus_app.builder.image import open_image
 from nydus_app.config.bench_origin import at_origin
 from nydus_app.config.bench_tree import Bench, BenchTree
 from nydus_app.config.classic_file import classic_config

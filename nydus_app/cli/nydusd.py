@@ -1,6 +1,6 @@
 """`nydusd`: nydusd's command line in front of the configuration tree.
 
-    flags, JSON or TOML ─► overrides (+ NYDUS_OVERRIDES) ─► Tree ─► checks ─► builder.run
+    flags, JSON or TOML ─► overrides (+ NYDUS_OVERRIDES) ─► Tree ─► checks ─► builder.serve
 
 Nothing of Hydra is imported: its imports would double the time to the mount.
 """
@@ -74,9 +74,9 @@ def run(arguments: Sequence[str]) -> int:
         print(recipe(overrides), end="")
         return 0
     tree = resolve(overrides)
-    from nydus_app import builder
+    from nydus_app.builder.daemon import serve
 
-    return builder.run(tree)
+    return serve(tree)
 
 
 def main() -> None:

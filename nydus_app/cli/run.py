@@ -73,13 +73,14 @@ def run(arguments: Sequence[str]) -> int:
     check(tree)
     check_supported(tree)
     check_paths(tree, strict=True)
-    from nydus_app import builder
+    from nydus_app.builder.daemon import serve
+    from nydus_app.builder.image import examine
 
     if asked.dry_run:
-        builder.examine(tree)
+        examine(tree)
         print(_intention(tree))
         return 0
-    return builder.run(tree)
+    return serve(tree)
 
 
 def _environment_words() -> list[str]:

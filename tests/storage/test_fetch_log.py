@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from nydus_app import builder
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Dummycache, Localfs, Tree
 from nydus_app.formats.rafs.values import Chunk
 from nydus_app.storage.backend.trace import Try, note
@@ -98,7 +98,7 @@ def test_told_by_nobody() -> None:
 @pytest.mark.parametrize("name", ["v5-lz4_block", "v6-zstd", "v6-merged"])
 def test_names_of_files(golden: Path, name: str) -> None:
     tree = Tree(bootstrap=str(golden / name / "boot"), mountpoint=None, backend=Localfs(dir="/x"), cache=Dummycache())
-    image = builder.open_image(tree)
+    image = open_image(tree)
     bootstrap = image.bootstrap
     everything = {(b.index, i) for b in bootstrap.blobs for i in range(b.chunk_count)}
     owners = owners_of(bootstrap, everything, 60)

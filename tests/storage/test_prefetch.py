@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from mounting import Mounts
-from nydus_app import builder
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Blobcache, Dummycache, Localfs, Prefetch, Tree
 from nydus_app.formats import chunkmap
 from nydus_app.storage import prefetch as prefetch_module
@@ -186,7 +186,7 @@ def test_a_plan_by_paths(golden: Path, golden_images: dict, name: str) -> None:
     if name not in golden_images:
         pytest.skip(f"no golden image {name}")
     tree = Tree(bootstrap=str(golden / name / "boot"), mountpoint=None, backend=Localfs(dir=str(golden / name / "blobs")), cache=Dummycache())
-    image = builder.open_image(tree)
+    image = open_image(tree)
     bootstrap = image.bootstrap
     try:
         root = bootstrap.root_ino
@@ -224,7 +224,7 @@ def test_a_mount_that_nobody_reads_fills_its_cache(
         fs_prefetch={"enable": True, "threads_count": 2, "prefetch_all": True},
     )  # fmt: skip
     tree = Tree(bootstrap=str(boot), mountpoint=None, backend=Localfs(dir=str(blobs)), cache=Blobcache(work_dir=str(tmp_path / "other")))
-    image = builder.open_image(tree)
+    image = open_image(tree)
     wanted = sum(b.chunk_count for b in image.bootstrap.blobs)
     image.close()
 
@@ -244,7 +244,7 @@ def test_no_threads_no_prefetch(golden: Path, tmp_path: Path) -> None:
             bootstrap=str(golden / name / "boot"), mountpoint=None, backend=Localfs(dir=str(golden / name / "blobs")),
             cache=Blobcache(work_dir=str(tmp_path)), prefetch=Prefetch(enable=enable, threads=threads),
         )  # fmt: skip
-        image = builder.open_image(tree)
+        image = open_image(tree)
         assert len(image.device.background.tasks) == tasks
         image.close()
 
@@ -255,7 +255,7 @@ def test_the_table_of_an_image_says_what_is_fetched_first(golden: Path, tmp_path
         bootstrap=str(golden / name / "boot"), mountpoint=None, backend=Localfs(dir=str(golden / name / "blobs")),
         cache=Blobcache(work_dir=str(tmp_path)), prefetch=Prefetch(enable=True),
     )  # fmt: skip
-    image = builder.open_image(tree)
+    image = open_image(tree)
     bootstrap, background = image.bootstrap, image.device.background
     plan = plan_prefetch(bootstrap, None, False)
     assert plan.inos and not plan.everything

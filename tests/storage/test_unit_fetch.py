@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from mounting import copy_blobs
-from nydus_app import builder
+from nydus_app.builder.image import open_image
 from nydus_app.config.tree import Blobcache, Dummycache, Localfs, Rafs, Tree
 from nydus_app.errors import BackendError, CorruptChunk, NydusError
 from nydus_app.formats.rafs.open import open_bootstrap
@@ -279,7 +279,7 @@ def test_prebuilt_cache_files_are_believed_by_their_digests(
     (data,) = work_dir.glob("*.blob.data")
     if change is not None:
         change(data)
-    image = builder.open_image(tree_of(folder, tmp_path, Blobcache(work_dir=str(work_dir), validate=False)))
+    image = open_image(tree_of(folder, tmp_path, Blobcache(work_dir=str(work_dir), validate=False)))
     (cache,) = image.caches
     assert isinstance(cache, BlobCache)
     assert (cache.whole_file() is not None) is whole
@@ -301,7 +301,7 @@ def test_what_lies_beside_a_damaged_separate_table_is_not_read(golden: Path, tmp
     blobs = copy_blobs(golden, "v6-zran", tmp_path / "blobs")
     (blob,) = open_bootstrap((golden / "v6-zran/boot").read_bytes()).blobs
     os.truncate(blobs / blob.meta_id, 100)
-    image = builder.open_image(tree_of(golden / "v6-zran", blobs, Dummycache()))
+    image = open_image(tree_of(golden / "v6-zran", blobs, Dummycache()))
 
     async def main(index: Sequence[object]) -> None:
         with pytest.raises(NydusError):

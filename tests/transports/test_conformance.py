@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from nydus_app.builder import open_filesystem
+from nydus_app.builder.image import open_filesystem
 from nydus_app.config.tree import Blobcache, Dummycache, Localfs, Tree
 from nydus_app.filesystems.port import FileSystem
 from nydus_app.linux.fuse_device import FuseDevice, mount_fuse

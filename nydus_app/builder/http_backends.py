@@ -1,4 +1,4 @@
-"""The part of the builder that makes backends of HTTP options."""
+"""The HTTP options of the tree, made backends."""
 
 import os
 from typing import Any
