@@ -1,12 +1,9 @@
-"""The cold path of every cache: claim, plan, fetch, decode and verify, answer, store, mark ready.
+"""The cold path of every cache: claim, plan, fetch; its windows are decoded, answered and stored by `jobs`.
 
-A window is one request to the backend. It is decoded in jobs of the worker threads, which decode and verify
-each chunk by itself: a corrupt chunk fails alone, its neighbours are served. A job answers its readers as
-soon as its data are verified, from memory; the data are stored behind that, and ready after it. No reader
-waits for what came along with his chunk.
+A window is one request to the backend. No reader waits for what came along with his chunk.
 
-Concurrency: everything but `_work` runs on the trio thread; between the look at what is ready and the
-claim there is no checkpoint, so a chunk has one owner (see `inflight`). Requests to a backend run in the
+Concurrency: everything is on the trio thread, or before there is a loop (`hop`); between the look at what is ready
+and the claim there is no checkpoint, so a chunk has one owner (see `inflight`). Requests to a backend run in the
 background's nursery; one that is cancelled gives its flights up, and whoever waited tries himself.
 """
 
@@ -14,92 +11,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from operator import call
-from typing import NamedTuple, Protocol
 
 import trio
 
-from nydus_app.errors import BackendError, CacheError, InvalidImage, NydusError
-from nydus_app.formats.codec.chunk import Decoded, decode_chunks
+from nydus_app.errors import BackendError, InvalidImage, NydusError
+from nydus_app.formats.codec.chunk import Decoded
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.codec.unit import Room
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
 from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader, SupportsPread
 from nydus_app.storage.backend.trace import traced
 from nydus_app.storage.background import Background
-from nydus_app.storage.buffers import anonymous
 from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
-from nydus_app.storage.fetch_log import Course, Why, entry, request_entry, told
+from nydus_app.storage.fetch_log import Why, entry, request_entry, told
 from nydus_app.storage.hop import has_loop, require_loop
 from nydus_app.storage.inflight import Flight, InFlight
+from nydus_app.storage.jobs import Job, Jobs, Store
 from nydus_app.storage.lookahead import Streams
-from nydus_app.storage.plan import PLACE, Window, plan_jobs, plan_windows
+from nydus_app.storage.plan import PLACE, Window, plan_windows
 from nydus_app.storage.workers import Workers
 
 log = logging.getLogger("nydus.storage")
 
-
-Post = Callable[[Callable[[], object]], None]
-"""Has something called where the readers are: on the trio thread."""
-
-
-Good = list[tuple[Chunk, Buffer]]
-"""Verified data by chunk."""
-
-
-class Store(Protocol):
-    """Where chunks are kept."""
-
-    def is_stored(self, index: int) -> bool:
-        """It lies there, verified as configured; `store` was called for it, or it was found."""
-        ...
-
-    def is_kept(self, index: int) -> bool:
-        """There is no need to fetch it, though it may have to be verified first."""
-        ...
-
-    def has_none_of(self, indexes: range) -> bool:
-        """None of them is kept; False also where that would take long to say."""
-        ...
-
-    def why_missing(self, indexes: Sequence[int]) -> Why:
-        """Why chunks that a reader waits for have to be fetched: cold, evicted or corrupt."""
-        ...
-
-    def check(self, chunk: Chunk) -> None:
-        """Raises InvalidImage where the chunk could not be kept without hurting others."""
-        ...
-
-    def store(self, chunks: Sequence[tuple[Chunk, Buffer]], fetched: Fetched) -> None:
-        """Called in worker threads, with verified data and the bytes of the blob that they were decoded from."""
-        ...
-
-
 MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 """Uncompressed bytes that are fetched ahead of a sequential reader; twice the batch size within these."""
-
 
 LATE_NS = 1_000_000
 """Who waits longer for what is fetched ahead anyway is worth an entry in the log."""
 
 LATER = (Why.prefetch, Why.replay)
 """What is decoded when the worker threads have nothing else to do."""
-
-
-class Job(NamedTuple):
-    """`stored` is set when the job is quite done; None where there is a background, and so nobody who waits for it."""
-
-    is_ahead: bool  # nobody has asked for these chunks, but somebody soon may
-    chunks: Sequence[Chunk]
-    flight: Flight[Buffer | NydusError]
-    stored: trio.Event | None
-    course: Course
 
 
 class ChunkFetcher:
@@ -120,10 +65,8 @@ class ChunkFetcher:
         self.blob = blob
         self.index = index
         self._reader = reader
-        self._validate = validate
         self._batch_size = batch_size
         self._lookahead = min(max(2 * batch_size, MIN_LOOKAHEAD_BYTES), MAX_LOOKAHEAD_BYTES) if batch_size else 0
-        self._workers = workers
         self._background = background
         self._store = store
         self._inflight: InFlight[Buffer | NydusError] = InFlight()
@@ -131,20 +74,24 @@ class ChunkFetcher:
         self._has_units = blob.has_units
         self._is_zran = bool(blob.features & BlobFeatures.ZRAN)
         self._pread = reader.pread if isinstance(reader, SupportsPread) else None
+        self._jobs = Jobs(
+            blob, index, store, self._inflight,
+            pread=self._pread, validate=validate, workers=workers, background=background,
+        )  # fmt: skip
         self._replayed = bytearray()  # a byte for each chunk, 1 if a recording has named it
 
     # ---- for readers --------------------------------------------------------------------------
 
     def fresh(self, index: int) -> Buffer | None:
         """Data of a chunk that was fetched ahead and not read yet, if they are still in memory."""
-        return self._background.fresh.get(self, index)
+        return self._background.fresh.get(self._jobs, index)
 
     def drop_fresh(self, indexes: Iterable[int]) -> None:
         """Somebody has had them."""
-        self._background.fresh.drop(self, indexes)
+        self._background.fresh.drop(self._jobs, indexes)
 
     def close(self) -> None:
-        self._background.fresh.forget(self)
+        self._background.fresh.forget(self._jobs)
 
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight
@@ -291,9 +238,9 @@ class ChunkFetcher:
             self._inflight.end(wanted)
             flight.land({})
         # No checkpoint since they were given up: their jobs take them over.
-        jobs = self._jobs(window, {c.index for c in window.chunks}, Why.replay)
+        jobs = self._jobs.plan(window, {c.index for c in window.chunks}, Why.replay)
         jobs[0].course.goes_on(tries, began_ns)
-        self._submit(jobs, Fetched(span.offset, raw), later=True)
+        self._jobs.submit(jobs, Fetched(span.offset, raw), later=True)
 
     def _recorded(self, span: Span, wanted: Sequence[int]) -> Window:
         """Those of the chunks that lie in the span, which may be anybody's invention. Raises InvalidImage."""
@@ -334,32 +281,14 @@ class ChunkFetcher:
         indexes = {c.index for c in wanted}
         launched: list[Job] = []
         for window in plan_windows(wanted, spare, self._batch_size):
-            jobs = self._jobs(window, indexes, why)
+            jobs = self._jobs.plan(window, indexes, why)
             if self._pread is not None:
-                self._submit(jobs, None, later=why in LATER)
+                self._jobs.submit(jobs, None, later=why in LATER)
             else:
                 assert nursery is not None
                 nursery.start_soon(self._request, window, jobs, why in LATER)
             launched += jobs
         return launched
-
-    def _jobs(self, window: Window, wanted: Collection[int], why: Why) -> list[Job]:
-        """What a window is decoded in; its chunks are claimed."""
-        has_background = self._background.nursery is not None or not has_loop()
-        pieces = plan_jobs(window, wanted)
-        asked = [c for c in window.chunks if c.index in wanted] if window.has_spare else window.chunks
-        course = Course(self._background.fetches, entry(self.blob, why, asked, window), len(pieces))
-        is_awaited = why.is_awaited
-        return [
-            Job(
-                why is Why.ahead or (is_awaited and chunks[0].index not in wanted),
-                chunks,
-                self._inflight.claim([c.index for c in chunks], is_awaited=is_awaited),
-                None if has_background else trio.Event(),
-                course,
-            )
-            for chunks in pieces
-        ]
 
     async def _request(self, window: Window, jobs: Sequence[Job], later: bool) -> None:
         """One request to the backend; raises nothing."""
@@ -370,93 +299,9 @@ class ChunkFetcher:
         except BackendError as e:
             outcome = e
         except BaseException:
-            self._give_up(jobs, None)
+            self._jobs.give_up(jobs, None)
             raise
         if outcome is None:
-            self._submit(jobs, Fetched(window.offset, raw), later=later)
+            self._jobs.submit(jobs, Fetched(window.offset, raw), later=later)
         else:
-            self._give_up(jobs, outcome)
-
-    def _give_up(self, jobs: Sequence[Job], error: NydusError | None) -> None:
-        for job in jobs:
-            job.flight.land({} if error is None else _all(job, error))
-            job.course.landed(str(error or "given up"))
-            self._inflight.end(c.index for c in job.chunks)
-            if job.stored is not None:
-                job.stored.set()
-
-    def _submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
-        if not has_loop():
-            keep = self._workers.submit if self._background.is_served else call
-            for job in jobs:
-                keep(partial(self._keep, job, *self._answer(job, fetched, call), call))
-            return
-        work = self._work_in_turn if self._has_units else self._work
-        post = partial(_post, trio.lowlevel.current_trio_token())
-        for job in jobs:
-            self._workers.submit(partial(work, job, fetched, post), later=later)
-
-    def _work_in_turn(self, job: Job, fetched: Fetched | None, post: Post) -> None:
-        sizes = {c.part.unit: c.part.unit_size for c in job.chunks if c.part is not None}
-        with self._background.turns.take(sum(sizes.values())):
-            self._work(job, fetched, post)
-
-    def _work(self, job: Job, fetched: Fetched | None, post: Post) -> None:
-        """Worker thread."""
-        self._keep(job, *self._answer(job, fetched, post), post)
-
-    def _answer(self, job: Job, fetched: Fetched | None, post: Post) -> tuple[Good, Fetched | None]:
-        """What can be kept, and what it was decoded from. What is not expected fails the job's readers, not the daemon."""
-        good: Good = []
-        try:
-            fetched = fetched or self._read(job)
-            outcomes = self._decode(job, fetched)
-            good = [(c, data) for c in job.chunks if not isinstance(data := outcomes[c.index], NydusError)]
-        except BackendError as e:
-            outcomes = _all(job, e)
-        except Exception as e:
-            log.exception("unexpected error in a worker")
-            outcomes = _all(job, CacheError(f"unexpected {type(e).__name__}: {e}"))
-        post(partial(self._land, job, outcomes))
-        return good, fetched
-
-    def _keep(self, job: Job, good: Good, fetched: Fetched | None, post: Post) -> None:
-        try:
-            if good and fetched is not None:
-                self._store.store(good, fetched)
-        finally:
-            self._inflight.end(c.index for c in job.chunks)
-            if job.stored is not None:
-                post(job.stored.set)
-
-    def _land(self, job: Job, outcomes: Decoded) -> None:
-        job.flight.land(outcomes)
-        if job.is_ahead and not self._has_units:  # one small chunk would hold on to all of its unit
-            for index, data in outcomes.items():
-                if not isinstance(data, NydusError):
-                    self._background.fresh.put(self, index, data)
-        error = next((o for o in outcomes.values() if isinstance(o, NydusError)), None)
-        if error is not None and not isinstance(error, BackendError):  # which is counted where it comes from
-            self._background.metrics.add_cause(error.cause)
-        job.course.landed(str(error or ""))
-
-    def _read(self, job: Job) -> Fetched:
-        assert self._pread is not None
-        offset = min(c.compressed_offset for c in job.chunks)
-        end = max(c.compressed_offset + c.compressed_size for c in job.chunks)
-        return Fetched(offset, self._pread(offset, end - offset))
-
-    def _decode(self, job: Job, fetched: Fetched) -> Decoded:
-        return decode_chunks(
-            self.blob, job.chunks, fetched.raw, fetched.offset,
-            validate=self._validate, room=Room(self.index.dictionary, anonymous),
-        )  # fmt: skip
-
-
-def _post(token: trio.lowlevel.TrioToken, work: Callable[[], object]) -> None:
-    with suppress(trio.RunFinishedError):
-        token.run_sync_soon(work)
-
-
-def _all(job: Job, error: NydusError) -> Decoded:
-    return {c.index: error for c in job.chunks}
+            self._jobs.give_up(jobs, outcome)

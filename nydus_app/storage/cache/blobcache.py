@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from nydus_app.errors import CacheError, CorruptChunk, InvalidImage
 from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk
+from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background

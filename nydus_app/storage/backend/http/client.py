@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from nydus_app.errors import BackendError, BackendUnavailable, ProtocolViolation
