@@ -5,6 +5,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,20 @@ def test_a_whole_cache_file_is_the_device_itself(
     assert not os.path.exists(private_dir(str(daemon.mountpoint)))
     with open(data, "rb") as f:
         fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("name", ["v5-zstd", "v6-zstd"])
+def test_paths_longer_than_fsconfig_takes(name: str, golden: Path, tmp_path: Path) -> None:
+    """Of the bootstrap, of a layout beside the cache files, and of the mountpoint."""
+    deep = tmp_path / ("a" * 200) / ("b" * 200)
+    deep.mkdir(parents=True)
+    boot = deep / "boot"
+    shutil.copyfile(golden / name / "boot", boot)
+    with Mounts(deep) as mounts:
+        daemon = mounts.nydusd(boot, golden / name / "blobs", data_path="erofs")
+        assert differences(daemon.mountpoint, golden / "kinds.manifest.jsonl") == []
+        assert daemon.stop() == 0, daemon.output
+        assert not os.path.exists(private_dir(str(daemon.mountpoint)))
 
 
 def test_with_validation_a_whole_cache_file_is_still_checked(

@@ -29,7 +29,7 @@ from nydus_app.transports.erofs import ErofsMount
 
 RUN_DIR = "/run/nydus"
 NAME_LIMIT = 200
-"""fsconfig(2) takes values of 255 bytes, and these are followed by the devices' names."""
+"""A device's path is at most `linux.mount.MAX_VALUE` long."""
 TURN_DEADLINE_S = 5
 
 

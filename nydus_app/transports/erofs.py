@@ -6,10 +6,12 @@ CAP_SYS_ADMIN, the FUSE file system serves the image.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from nydus_app.errors import MountError
 from nydus_app.linux.mount import (
+    MAX_VALUE,
     MNT_DETACH,
     MOUNT_ATTR_NOATIME,
     MOUNT_ATTR_NODEV,
@@ -53,6 +55,19 @@ def why_not_from(path: str) -> str | None:
     return f"EROFS cannot be mounted from a file in {found}" if found in WITHOUT_FOLIOS else None
 
 
+@contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A name of that file which fsconfig(2) takes, while it is open. Raises OSError."""
+    if len(os.fsencode(path)) <= MAX_VALUE:
+        yield path
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/thread-self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
 class ErofsMount:
     """`bootstrap` mounted at `mountpoint`, its device slots in the order of `devices`."""
 
@@ -64,9 +79,10 @@ class ErofsMount:
 
     def mount(self) -> None:
         """Blocks while the kernel opens the devices: never on the thread that serves them."""
-        options = [("source", self._bootstrap), *(("device", d) for d in self._devices)]
         try:
-            mount_configured("erofs", self._mountpoint, options, ATTRIBUTES)
+            with _short(self._bootstrap) as source:
+                options = [("source", source), *(("device", d) for d in self._devices)]
+                mount_configured("erofs", self._mountpoint, options, ATTRIBUTES)
         except OSError as e:
             raise MountError(f"cannot mount EROFS at {self._mountpoint}: {e.strerror}") from None
         self.adopt()
