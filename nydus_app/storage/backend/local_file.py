@@ -12,6 +12,10 @@ from nydus_app.errors import BackendDenied, BackendError, BackendNotFound
 from nydus_app.storage.hop import in_thread
 
 
+AHEAD_BYTES = 2 << 20
+"""So much is asked of the disk before a sequential reader comes to it."""
+
+
 class Extent(NamedTuple):
     """`size` bytes at `offset` of an open file, or all that follows; the descriptor belongs to whoever has the extent."""
 
@@ -28,6 +32,7 @@ class LocalFileReader:
         self._what = what
         self._extent: Extent | None = None
         self._opening = threading.Lock()
+        self._last_end = -1
 
     def _open(self) -> Extent:
         with self._opening:
@@ -39,7 +44,12 @@ class LocalFileReader:
         extent = self._open()
         if extent.size is not None and offset + size > extent.size:
             raise BackendError(f"{self._what}: ends at {extent.size}, {size} bytes at {offset} were asked for")
-        return pread_whole(extent.fd, extent.offset + offset, size, self._what)
+        raw = pread_whole(extent.fd, extent.offset + offset, size, self._what)
+        # The kernel reads 128 KiB ahead by itself, so a cold disk would rest while a window is decoded.
+        if offset == self._last_end:
+            os.posix_fadvise(extent.fd, extent.offset + offset + size, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        self._last_end = offset + size
+        return raw
 
     async def read(self, offset: int, size: int) -> bytes:
         return await in_thread(self.pread, offset, size)
