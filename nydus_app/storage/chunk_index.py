@@ -20,6 +20,9 @@ from nydus_app.storage.hop import Turn
 MAX_MATES = 4096
 """So many chunks before and behind one are looked at for the others of its unit."""
 
+FEW, MANY = 4, 64
+"""What follows a chunk is looked up in blocks that grow: a window may hold one more chunk, or a hundred."""
+
 make = tuple.__new__
 """A NamedTuple's own constructor takes twice as long, and a cold read of small files makes thousands."""
 
@@ -194,12 +197,16 @@ class CompressionInfoIndex:
         return make(Chunk, (blob, index, offset, length, start, size, is_compressed, digest, crc, part))
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
-        for index in range(chunk.index + 1, len(self)):
-            if not skip(index) and self._records_of((index,))[0] is not None:
-                try:
-                    yield from self.chunks((index,))
-                except InvalidImage:
-                    return
+        at, size = chunk.index + 1, FEW
+        while at < len(self):
+            block = [i for i in range(at, min(at + size, len(self))) if not skip(i)]
+            try:
+                for placed, record in zip(self._rows(block), self._records_of(block), strict=True):
+                    if record is not None:
+                        yield self._merge(placed, record)
+            except InvalidImage:
+                return
+            at, size = at + size, min(2 * size, MANY)
 
     def places(self, first: int, end: int) -> list[Chunk]:
         return [Chunk(*row) for row in self._kept_table().rows(first, end)]
