@@ -53,9 +53,10 @@ class Table(RecordedIndex):
 
 
 class Origin:
-    """`held`: requests wait for `let_go`; `failing`: so many of the next ones fail."""
+    """`hold`: requests wait for `let_go`; `failing`: so many of the next ones fail; `data` may be damaged."""
 
     def __init__(self) -> None:
+        self.data = bytearray(DATA)
         self.reads: list[tuple[int, int]] = []
         self.most_at_once = self._now = 0
         self.failing = 0
@@ -70,7 +71,7 @@ class Origin:
         self._gate = None
 
     async def size(self) -> int:
-        return len(DATA)
+        return len(self.data)
 
     async def read(self, offset: int, size: int) -> bytes:
         self.reads.append((offset, size))
@@ -85,7 +86,7 @@ class Origin:
         if self.failing:
             self.failing -= 1
             raise BackendError("the origin fails")
-        return DATA[offset : offset + size]
+        return bytes(self.data[offset : offset + size])
 
     def close(self) -> None:
         pass

@@ -1,10 +1,10 @@
-"""A golden image mounted by nydus-run over any backend, and its whole tree compared."""
+"""A golden image mounted over any backend, by nydus-run or the real nydusd, and its whole tree compared."""
 
 import json
 from pathlib import Path
 
 from manifest import differences
-from mounting import BIN, Daemon, Mounts, boot_of
+from mounting import BIN, Daemon, Mounts, boot_of, nydusd_config
 
 
 def start_over(
@@ -15,6 +15,17 @@ def start_over(
     return mounts.start(
         BIN / "nydus-run", "mode=fuse", f"mode.data_path={data_path}", *backend, f"bootstrap={boot_of(golden, image)}",
         f"cache.work_dir={here}/cache", f"mountpoint={here}/mnt", mountpoint=here / "mnt", wait=wait,
+    )  # fmt: skip
+
+
+def start_peer_over(kind: str, options: dict, golden: Path, name: str, mounts: Mounts, here: Path, peers: Path) -> Daemon:
+    """The real nydusd; `kind` and `options` are its own names for the backend."""
+    config = nydusd_config(here, here / "cache")
+    config["device"]["backend"] = {"type": kind, "config": options}
+    (here / "config").write_text(json.dumps(config))
+    return mounts.start(
+        peers / "nydusd", "fuse", "--config", here / "config", "--bootstrap", boot_of(golden, {"name": name}),
+        "--mountpoint", here / "mnt", "--rlimit-nofile", "0", mountpoint=here / "mnt",
     )  # fmt: skip
 
 

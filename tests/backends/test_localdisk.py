@@ -1,6 +1,5 @@
 """Blobs in partitions of a disk that sfdisk made."""
 
-import json
 import os
 import zlib
 from pathlib import Path
@@ -11,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disk import ALIGNED, BASIC_DATA, SECTOR, Wanted, blob_partition, make_disk
-from mounting import Mounts, boot_of, nydusd_config
+from mounting import Mounts
 from nydus_app.errors import BackendError, BackendNotFound, InvalidImage
 from nydus_app.formats.gpt import decode_header, decode_table
 from nydus_app.storage.backend.localdisk import LocaldiskBackend
-from over_backend import assert_tree, start_over
+from over_backend import assert_tree, start_over, start_peer_over
 
 
 @pytest.mark.parametrize("name", ["v5-merged", "v6-merged"])
@@ -33,20 +32,11 @@ def test_the_whole_disk_is_a_blob_where_gpt_is_disabled(golden: Path, mounts: Mo
     assert_tree(start_over(words, golden, "v6-zstd", mounts, tmp_path), golden, "v6-zstd")
 
 
-def test_nydusd_finds_the_same_partitions(
-    golden: Path, golden_images: dict[str, dict], mounts: Mounts, tmp_path: Path, peers: Path
-) -> None:
+def test_nydusd_finds_the_same_partitions(golden: Path, mounts: Mounts, tmp_path: Path, peers: Path) -> None:
     blobs = sorted((golden / "v6-merged/blobs").iterdir())
     disk = make_disk(tmp_path / "disk", [blob_partition(blobs[0], basic=True), blob_partition(blobs[1])])
-    config = nydusd_config(tmp_path, tmp_path / "cache")
-    config["device"]["backend"] = {"type": "localdisk", "config": {"device_path": str(disk)}}
-    (tmp_path / "config").write_text(json.dumps(config))
-    daemon = mounts.start(
-        peers / "nydusd", "fuse", "--config", tmp_path / "config", "--bootstrap",
-        boot_of(golden, golden_images["v6-merged"]), "--mountpoint", tmp_path / "mnt", "--rlimit-nofile", "0",
-        mountpoint=tmp_path / "mnt",
-    )  # fmt: skip
-    assert_tree(daemon, golden, "v6-merged")
+    options = {"device_path": str(disk)}
+    assert_tree(start_peer_over("localdisk", options, golden, "v6-merged", mounts, tmp_path, peers), golden, "v6-merged")
 
 
 CONTENT = bytes(range(256)) * 5

@@ -1,13 +1,12 @@
 """Blobs in Aliyun OSS: a server that checks signatures, and what Aliyun's package and nydusd say of that server."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from mounting import Mounts, boot_of, nydusd_config
+from mounting import Mounts
 from nydus_app.errors import BackendDenied, BackendNotFound
 from nydus_app.protocols.oss_signature import authorization
 from nydus_app.storage.backend.http.settings import HttpSettings, ProxySettings
@@ -15,7 +14,7 @@ from nydus_app.storage.backend.object_store import StoreSettings
 from nydus_app.storage.backend.oss import OssBackend
 from nydus_app.testing.origin import status
 from oss_server import BUCKET, ENDPOINT, KEY_ID, PREFIX, SECRET, OssServer
-from over_backend import assert_tree, start_over
+from over_backend import assert_tree, start_over, start_peer_over
 
 CONTENT = bytes(range(256)) * 20
 BLOB = "0123456789abcdef" * 4
@@ -79,18 +78,9 @@ def test_aliyuns_own_package_takes_it_for_oss(server: OssServer) -> None:
             wrong.get_object(PREFIX + BLOB)
 
 
-def test_nydusd_takes_it_for_oss(
-    golden: Path, golden_images: dict[str, dict], mounts: Mounts, tmp_path: Path, peers: Path
-) -> None:
+def test_nydusd_takes_it_for_oss(golden: Path, mounts: Mounts, tmp_path: Path, peers: Path) -> None:
     with golden_server(golden, "v6-merged") as server:
-        config = nydusd_config(tmp_path, tmp_path / "cache")
-        config["device"]["backend"] = {"type": "oss", "config": options(server.port)}
-        (tmp_path / "config").write_text(json.dumps(config))
-        daemon = mounts.start(
-            peers / "nydusd", "fuse", "--config", tmp_path / "config", "--bootstrap",
-            boot_of(golden, golden_images["v6-merged"]), "--mountpoint", tmp_path / "mnt", "--rlimit-nofile", "0",
-            mountpoint=tmp_path / "mnt",
-        )  # fmt: skip
+        daemon = start_peer_over("oss", options(server.port), golden, "v6-merged", mounts, tmp_path, peers)
         assert_tree(daemon, golden, "v6-merged")
         assert any(seen.headers["authorization"].startswith(f"OSS {KEY_ID}:") for seen in server.seen)
 

@@ -1,6 +1,5 @@
 """Blobs in S3: moto's server, which computes every signature itself by AWS's own library."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,14 +10,14 @@ from typing import NamedTuple
 import pytest
 import trio
 
-from mounting import Mounts, boot_of, nydusd_config
+from mounting import Mounts
 from nydus_app.errors import BackendDenied, BackendError, BackendNotFound
 from nydus_app.storage.backend.http.settings import HttpSettings, ProxySettings
 from nydus_app.storage.backend.http.url import parse_url
 from nydus_app.storage.backend.object_store import StoreSettings
 from nydus_app.storage.backend.s3 import S3Backend, SignatureV4
 from nydus_app.testing.origin import Origin, status
-from over_backend import assert_tree, start_over
+from over_backend import assert_tree, start_over, start_peer_over
 
 pytest.importorskip("moto", reason="moto, a server of S3, is not installed")
 
@@ -86,18 +85,9 @@ def test_golden_image(
     assert_tree(start_over(words, golden, name, mounts, tmp_path, data_path=data_path), golden, name)
 
 
-def test_nydusd_reads_the_same_objects(
-    s3: S3, golden: Path, golden_images: dict[str, dict], mounts: Mounts, tmp_path: Path, peers: Path
-) -> None:
-    config = nydusd_config(tmp_path, tmp_path / "cache")
-    config["device"]["backend"] = {"type": "s3", "config": {**s3.options(object_prefix=""), "region": REGION}}
-    (tmp_path / "config").write_text(json.dumps(config))
-    daemon = mounts.start(
-        peers / "nydusd", "fuse", "--config", tmp_path / "config", "--bootstrap",
-        boot_of(golden, golden_images["v6-merged"]), "--mountpoint", tmp_path / "mnt", "--rlimit-nofile", "0",
-        mountpoint=tmp_path / "mnt",
-    )  # fmt: skip
-    assert_tree(daemon, golden, "v6-merged")
+def test_nydusd_reads_the_same_objects(s3: S3, golden: Path, mounts: Mounts, tmp_path: Path, peers: Path) -> None:
+    options = {**s3.options(object_prefix=""), "region": REGION}
+    assert_tree(start_peer_over("s3", options, golden, "v6-merged", mounts, tmp_path, peers), golden, "v6-merged")
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -1,83 +1,25 @@
 """Who reads on and on is fetched ahead of; who jumps about is not; nothing is fetched twice."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import blake3
 import pytest
 import trio
 import trio.testing
 
 from nydus_app.errors import CorruptChunk
-from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.background import Background
-from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
-from nydus_app.storage.chunk_index import RecordedIndex
 from nydus_app.storage.lookahead import Streams
-from nydus_app.storage.workers import Workers
-
-SIZE, COUNT = 1 << 18, 64
-DATA = b"".join(i.to_bytes(4, "little") * (SIZE // 4) for i in range(COUNT))
-
-
-class Table(RecordedIndex):
-    """An index that knows its whole table, as v6's does."""
-
-    def __len__(self) -> int:
-        return COUNT
-
-    def end_of(self, index: int) -> int:
-        return (index + 1) * SIZE
-
-    def find(self, offset: int) -> int:
-        return min(offset // SIZE, COUNT - 1)
-
-    def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        return chunks(indexes)
-
-
-def chunk(i: int) -> Chunk:
-    data = DATA[i * SIZE :][:SIZE]
-    return Chunk(0, i, i * SIZE, SIZE, i * SIZE, SIZE, False, blake3.blake3(data).digest(), None)
-
-
-def chunks(indexes: Iterable[int]) -> list[Chunk]:
-    return [chunk(i) for i in indexes]
-
-
-class Origin:
-    def __init__(self) -> None:
-        self.data = bytearray(DATA)
-        self.reads: list[tuple[int, int]] = []
-
-    async def size(self) -> int:
-        return len(self.data)
-
-    async def read(self, offset: int, size: int) -> bytes:
-        self.reads.append((offset, size))
-        await trio.lowlevel.checkpoint()
-        return bytes(self.data[offset : offset + size])
-
-    def close(self) -> None:
-        pass
+from one_blob import COUNT, DATA, SIZE, Origin, Served, chunks
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[BlobCache, Origin, Background]]:
-    size = SIZE * COUNT
-    none = Compressor.none
-    blob = Blob(
-        0, "b" * 64, BlobFeatures.ALIGNED, none, Digester.blake3, SIZE, COUNT, size, size, none, 0, 0, 0, 0, b""
-    )
-    background, origin = Background(), Origin()
-    cache = BlobCache(
-        blob, origin, Table(blob), keeping=Keeping(str(tmp_path)), validate=True, batch_size=1 << 20,
-        workers=Workers(2), background=background,
-    )  # fmt: skip
-    yield cache, origin, background
-    cache.close()
+    one = Served(tmp_path)
+    yield one.cache, one.origin, one.background
+    one.close()
 
 
 @pytest.fixture
