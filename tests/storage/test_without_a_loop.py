@@ -62,10 +62,15 @@ def ino_of(image: Image) -> tuple[FileSystem, int]:
     return image._fs, image.stat("/a/small").ino
 
 
-def test_what_is_far_needs_a_loop_and_leaves_no_trace(tmp_path: Path) -> None:
+S3 = "backend=s3 backend.scheme=http backend.region=r backend.bucket_name=b backend.endpoint={place}"
+FAR = ["backend=http_proxy backend.addr={url}", f"{S3} backend.access_key_id=k backend.access_key_secret=s"]
+
+
+@pytest.mark.parametrize("far", FAR)
+def test_what_is_far_needs_a_loop_and_leaves_no_trace(far: str, tmp_path: Path) -> None:
     blobs = {path.name: path.read_bytes() for path in (IMAGE / "blobs").iterdir()}
     with Origin(blobs) as origin:
-        far = f"backend=http_proxy backend.addr={origin.url()}"
+        far = far.format(url=origin.url(), place=origin.place)
         with nydus_app.open_image(*words(tmp_path, far)) as image:
             fs, ino = ino_of(image)
             for _ in range(2):

@@ -65,6 +65,7 @@ class Retrying:
             raise
 
     async def size(self) -> int:
+        require_loop()
         return await self._try(self._reader.size)
 
     def close(self) -> None:

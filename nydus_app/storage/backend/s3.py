@@ -21,6 +21,7 @@ from nydus_app.storage.backend.http.settings import HttpSettings
 from nydus_app.storage.backend.http.url import Url
 from nydus_app.storage.backend.object_store import StoreSettings
 from nydus_app.storage.backend.port import BlobReader
+from nydus_app.storage.hop import require_loop
 
 if TYPE_CHECKING:
     from requests_aws4auth import AWS4Auth
@@ -83,10 +84,12 @@ class SignedReader:
         self._signature = signature
 
     async def read(self, offset: int, size: int) -> bytes | bytearray:
+        require_loop()
         await self._signature.load()
         return await self._reader.read(offset, size)
 
     async def size(self) -> int:
+        require_loop()
         await self._signature.load()
         return await self._reader.size()
 
