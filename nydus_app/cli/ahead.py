@@ -7,29 +7,36 @@ writes it anew.
 
 import os
 import sys
+import threading
 
 ORDER = os.path.join(os.path.dirname(__file__), "start_order.txt")
 
 
 def ask_ahead() -> None:
-    """Returns at once. Called while there is one thread only, and nothing open that somebody would miss.
+    """Returns at once. Called while there is one thread only.
 
-    By a process and not by a thread, which would want the interpreter a thousand times. It is its grandparent's
-    child in the end: nobody here has to wait for it.
+    By a process and not by a thread, which would want the interpreter a thousand times.
     """
     try:
-        if child := os.fork():
-            os.waitpid(child, 0)
-            return
-    except OSError:  # a limit of processes; or who started us ignores SIGCHLD, and there is no child to wait for
+        child = os.fork()
+    except OSError:  # a limit of processes
+        return
+    if child:
+        threading.Thread(target=_bury, args=(child,), name="ask-ahead", daemon=True).start()
         return
     try:
         os.closerange(0, 1024)  # who reads our output is not to wait for this process
-        if os.fork() == 0:
-            for source, file in _paths():
-                _ask_for(source, file)
+        for source, file in _paths():
+            _ask_for(source, file)
     finally:
         os._exit(0)
+
+
+def _bury(child: int) -> None:
+    try:
+        os.waitpid(child, 0)
+    except OSError:  # who started us ignores SIGCHLD
+        return
 
 
 def _ask_for(source: str, file: str) -> None:
