@@ -12,7 +12,7 @@ from nydus_app.errors import BackendDenied, BackendError, BackendNotFound
 from nydus_app.storage.hop import in_thread
 
 
-AHEAD_BYTES = 2 << 20
+AHEAD_BYTES = 8 << 20
 """So much is asked of the disk before a sequential reader comes to it."""
 
 
@@ -32,7 +32,8 @@ class LocalFileReader:
         self._what = what
         self._extent: Extent | None = None
         self._opening = threading.Lock()
-        self._last_end = -1
+        self._last_end = -AHEAD_BYTES
+        self._asked_for = 0
 
     def _open(self) -> Extent:
         with self._opening:
@@ -45,11 +46,21 @@ class LocalFileReader:
         if extent.size is not None and offset + size > extent.size:
             raise BackendError(f"{self._what}: ends at {extent.size}, {size} bytes at {offset} were asked for")
         raw = pread_whole(extent.fd, extent.offset + offset, size, self._what)
-        # The kernel reads 128 KiB ahead by itself, so a cold disk would rest while a window is decoded.
-        if offset == self._last_end:
-            os.posix_fadvise(extent.fd, extent.offset + offset + size, AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
-        self._last_end = offset + size
+        self._ask_ahead(extent, offset, offset + size)
         return raw
+
+    def _ask_ahead(self, extent: Extent, offset: int, end: int) -> None:
+        """The kernel reads 128 KiB ahead by itself, so a cold disk would rest while a window is decoded.
+
+        Threads that share a sequential reader's windows may overtake each other.
+        """
+        is_sequential = abs(offset - self._last_end) <= AHEAD_BYTES // 2
+        self._last_end = end
+        if not is_sequential:
+            self._asked_for = end
+        elif end + AHEAD_BYTES // 2 > self._asked_for:
+            begin, self._asked_for = max(end, self._asked_for), end + AHEAD_BYTES
+            os.posix_fadvise(extent.fd, extent.offset + begin, self._asked_for - begin, os.POSIX_FADV_WILLNEED)
 
     async def read(self, offset: int, size: int) -> bytes:
         return await in_thread(self.pread, offset, size)
