@@ -1,6 +1,5 @@
 """The files of a start are asked for before the interpreter comes to them."""
 
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nydus_app.cli.ahead import ORDER
+from page_cache import cached, evict
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,22 +28,11 @@ def test_byte_code_and_extensions_come_into_the_page_cache(tmp_path: Path) -> No
     import nydus_app.formats.rafs.v5 as module
 
     file = str(module.__cached__)
-    fd = os.open(file, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
-    if _cached(file):
-        pytest.skip("this file system keeps its files in memory")
+    evict(file)
     code = "from nydus_app.cli.ahead import ask_ahead; ask_ahead()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     deadline = time.monotonic() + 30
-    while not _cached(file):
+    while not cached(file):
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def _cached(file: str) -> int:
-    """Bytes, by mincore(2)."""
-    words = ["fincore", "--bytes", "--noheadings", "--output", "RES", file]
-    return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
