@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from nydus_app.daemon.log import date_and_time
 from nydus_app.daemon.state import State
 from nydus_app.storage.backend.meter import BackendMetrics
 
@@ -41,4 +42,4 @@ class DaemonInfo(NamedTuple):
 def utc_now() -> str:
     """Now, as nydusd prints it: 2026-01-02 03:04:05.678901 +00:00:00."""
     now = time.time()
-    return time.strftime(f"%Y-%m-%d %H:%M:%S.{int(now % 1 * 1e6):06} +00:00:00", time.gmtime(now))
+    return f"{date_and_time(now, time.gmtime(now))} +00:00:00"

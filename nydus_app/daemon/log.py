@@ -42,8 +42,12 @@ class NydusFormatter(logging.Formatter):
             text += "\n" + self.formatException(record.exc_info)
         if self._coloured and record.levelno in _COLOURS:
             text = f"\x1b[{_COLOURS[record.levelno]}m{text}\x1b[0m"
-        second = f"{time.strftime('%Y-%m-%d %H:%M:%S', when)}.{int(record.created % 1 * 1e6):06}"
-        return f"[{second} {zone[:3]}:{zone[3:]}] {text}"
+        return f"[{date_and_time(record.created, when)} {zone[:3]}:{zone[3:]}] {text}"
+
+
+def date_and_time(seconds: float, when: time.struct_time) -> str:
+    """As nydusd prints them, without the zone; `when` is `seconds` since the epoch, in that zone."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', when)}.{int(seconds % 1 * 1e6):06}"
 
 
 def _short(path: str) -> str:

@@ -16,6 +16,7 @@ from nydus_app.storage.buffers import Turns
 from nydus_app.storage.demand import Demand
 from nydus_app.storage.fetch_log import FetchLog
 from nydus_app.storage.fresh import Fresh
+from nydus_app.storage.hop import has_loop
 
 log = logging.getLogger("nydus.storage")
 
@@ -35,6 +36,11 @@ class Background:
         self.metrics = BackendMetrics()
         self.is_served = False
         self.tasks: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def goes_on(self) -> bool:
+        """What a read has begun ends without it: in the nursery or, before there is a loop, at once."""
+        return self.nursery is not None or not has_loop()
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -121,7 +121,7 @@ class ChunkFetcher:
     ) -> Decoded:
         if self._pread is None:
             require_loop()
-        if self._background.nursery is not None or not has_loop():
+        if self._background.goes_on:
             outcomes, _ = await self._gather(self._background.nursery, wanted, chunks, ahead, why)
             return outcomes
         async with trio.open_nursery() as nursery:

@@ -106,7 +106,6 @@ class Jobs:
 
     def plan(self, window: Window, wanted: Collection[int], why: Why) -> list[Job]:
         """What a window is decoded in; its chunks are claimed."""
-        has_background = self._background.nursery is not None or not has_loop()
         pieces = plan_jobs(window, wanted)
         asked = [c for c in window.chunks if c.index in wanted] if window.has_spare else window.chunks
         course = Course(self._background.fetches, entry(self.blob, why, asked, window), len(pieces))
@@ -116,7 +115,7 @@ class Jobs:
                 why is Why.ahead or (is_awaited and chunks[0].index not in wanted),
                 chunks,
                 self._inflight.claim([c.index for c in chunks], is_awaited=is_awaited),
-                None if has_background else trio.Event(),
+                None if self._background.goes_on else trio.Event(),
                 course,
             )
             for chunks in pieces
