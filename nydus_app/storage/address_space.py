@@ -34,6 +34,15 @@ class Extent(NamedTuple):
     place: int
 
 
+class Run(NamedTuple):
+    """Chunks `first` to `last`, one behind the other at addresses [start, stop), padding between them, in the cache's file too."""
+
+    first: int
+    last: int
+    start: int
+    stop: int
+
+
 class Places(Protocol):
     """Where the chunks of a blob lie in its address space of `size` bytes, a multiple of the block."""
 
@@ -47,9 +56,9 @@ class Places(Protocol):
         """Those that cover [offset, end) without a gap. Raises InvalidImage where no chunk lies."""
         ...
 
-    def run(self, offset: int, end: int) -> tuple[int, int] | None:
-        """First and last of the chunks whose addresses cover [offset, end), if those are their places, padding
-        included, in the cache's file; None where that is not so, or not known."""
+    def run(self, offset: int, end: int) -> Run | None:
+        """The chunks whose addresses cover [offset, end), the last one's padding included; None where they are none, or
+        that is not known."""
         ...
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
@@ -68,14 +77,14 @@ class AlignedPlaces:
         self.size = -(-blob.uncompressed_size // BLOCK) * BLOCK
         self._follows = bytearray()
 
-    def run(self, offset: int, end: int) -> tuple[int, int] | None:
+    def run(self, offset: int, end: int) -> Run | None:
         index = self._index
         first, last = index.find(offset), index.find(end - 1)
         if not 0 <= first <= last or not self._is_without_gap(first, last):
             return None
         (start, _), (begin, size) = index.extent_of(first), index.extent_of(last)
         whole = min(begin + size + -size % BLOCK, self._blob.uncompressed_size)
-        return (first, last) if start <= offset and end <= whole else None
+        return Run(first, last, start, begin + size) if start <= offset and end <= whole else None
 
     def _is_without_gap(self, first: int, last: int) -> bool:
         """Each chunk from `first` on is followed at once by the next, up to `last`. Looked up once for each."""
@@ -120,19 +129,42 @@ class AddressSpace:
         if offset >= end:
             return []
         await self._places.load()
-        if (chunks := self._places.run(offset, end)) is not None and self._cache.fresh(chunks[0]) is None:
-            with self._cache.hold(range(chunks[0], chunks[1] + 1)):
-                if self._cache.are_ready(*chunks):
-                    self._cache.follow(*chunks)
-                    return [await pread_ready(self._cache.data_fd(), end - offset, offset)]
+        if (run := self._places.run(offset, end)) is not None:
+            if run.first in self._cache.fresh:
+                if (parts := self._from_memory(run, offset, end)) is not None:
+                    return parts
+            elif (data := await self._from_file(run, offset, end)) is not None:
+                return [data]
         extents = self._places.extents(offset, end)
         with self._cache.hold(e.index for e in extents):
             return await self._read(extents, offset, end)
 
+    def _from_memory(self, run: Run, offset: int, end: int) -> Sequence[Buffer] | None:
+        """None where not all of it is there. A small file has a chunk, so little is done for each of them."""
+        chunks = list(map(self._cache.fresh.get, range(run.first, run.last + 1)))
+        if not all(chunks):
+            return None
+        self._cache.follow(run.first, run.last)
+        self._cache.drop_fresh(range(run.first, run.last + (run.stop <= end)))
+        parts: list[Buffer] = []
+        for data in chunks:
+            parts.append(data)
+            if padding := -len(data) % BLOCK:
+                parts.append(ZEROS[:padding])
+        return _cut(parts, offset - run.start, end - offset)
+
+    async def _from_file(self, run: Run, offset: int, end: int) -> Buffer | None:
+        """None where not all of it is there."""
+        with self._cache.hold(range(run.first, run.last + 1)):
+            if not self._cache.are_ready(run.first, run.last):
+                return None
+            self._cache.follow(run.first, run.last)
+            return await pread_ready(self._cache.data_fd(), end - offset, offset)
+
     async def _read(self, extents: Sequence[Extent], offset: int, end: int) -> Sequence[Buffer]:
         cache = self._cache
         cache.follow(extents[0].index, extents[-1].index)
-        decoded = {e.index: data for e in extents if (data := cache.fresh(e.index)) is not None}
+        decoded = {e.index: data for e in extents if (data := cache.fresh.get(e.index)) is not None}
         missing = [e.index for e in extents if e.index not in decoded and not cache.is_ready(e.index)]
         if missing:
             decoded.update(await cache.ensure(missing, self._places.chunks, ()))
@@ -150,6 +182,21 @@ class AddressSpace:
                 parts.append(ZEROS[:padding])
             at = last.end
         return parts
+
+
+def _cut(parts: list[Buffer], skip: int, size: int) -> list[Buffer]:
+    """Bytes [skip, skip + size) of what the parts make together."""
+    first = 0
+    while skip >= len(parts[first]):
+        skip -= len(parts[first])
+        first += 1
+    parts[first] = memoryview(parts[first])[skip:]
+    excess = sum(map(len, parts[first:])) - size
+    while excess >= len(parts[-1]):
+        excess -= len(parts.pop())
+    if excess:
+        parts[-1] = memoryview(parts[-1])[:-excess]
+    return parts[first:]
 
 
 def _runs(extents: Sequence[Extent], decoded: Collection[int]) -> Iterator[list[Extent]]:

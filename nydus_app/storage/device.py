@@ -61,7 +61,7 @@ class Device:
         decoded: dict[tuple[int, int], memoryview] = {}
         for s in segments:
             blob_index, index = s.chunk.blob_index, s.chunk.index
-            if (data := self._caches[blob_index].fresh(index)) is not None:
+            if (data := self._caches[blob_index].fresh.get(index)) is not None:
                 decoded[blob_index, index] = memoryview(data)
             elif not self._caches[blob_index].is_ready(index):
                 cold.setdefault(blob_index, {})[index] = s.chunk

@@ -74,24 +74,18 @@ class ChunkFetcher:
         self._has_units = blob.has_units
         self._is_zran = bool(blob.features & BlobFeatures.ZRAN)
         self._pread = reader.pread if isinstance(reader, SupportsPread) else None
+        self._fresh = background.fresh.of_blob()
+        self.fresh, self.drop_fresh = self._fresh.data, self._fresh.drop
         self._jobs = Jobs(
             blob, index, store, self._inflight,
-            pread=self._pread, validate=validate, workers=workers, background=background,
+            pread=self._pread, validate=validate, workers=workers, background=background, fresh=self._fresh,
         )  # fmt: skip
         self._replayed = bytearray()  # a byte for each chunk, 1 if a recording has named it
 
     # ---- for readers --------------------------------------------------------------------------
 
-    def fresh(self, index: int) -> Buffer | None:
-        """Data of a chunk that was fetched ahead and not read yet, if they are still in memory."""
-        return self._background.fresh.get(self._jobs, index)
-
-    def drop_fresh(self, indexes: Iterable[int]) -> None:
-        """Somebody has had them."""
-        self._background.fresh.drop(self._jobs, indexes)
-
     def close(self) -> None:
-        self._background.fresh.forget(self._jobs)
+        self._fresh.forget()
 
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight

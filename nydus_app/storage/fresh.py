@@ -6,39 +6,69 @@ answer itself, so data are let go when a reader has had them, and the oldest one
 Concurrency: on the trio thread.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from nydus_app.formats.codec.compress import Buffer
 
 FRESH_BYTES = 8 << 20
 """As much as is fetched ahead of one reader (`fetch.MAX_LOOKAHEAD_BYTES`)."""
 
+MAX_BATCHES = 64
+
+
+class _Batch(NamedTuple):
+    """What came together, though some of it may have gone again."""
+
+    whose: FreshChunks
+    indexes: Collection[int]
+
+    def is_gone(self) -> bool:
+        return self.whose.data.keys().isdisjoint(self.indexes)
+
 
 class Fresh:
-    """Of all blobs that are served together; a key is (whose, chunk index)."""
+    """Of all blobs that are served together."""
 
     def __init__(self) -> None:
-        self._data: OrderedDict[tuple[object, int], Buffer] = OrderedDict()
+        self._batches: deque[_Batch] = deque()
         self._bytes = 0
 
-    def put(self, owner: object, index: int, data: Buffer) -> None:
-        if (owner, index) in self._data or len(data) > FRESH_BYTES:
-            return
-        self._data[owner, index] = data
-        self._bytes += len(data)
-        while self._bytes > FRESH_BYTES:
-            _, oldest = self._data.popitem(last=False)
-            self._bytes -= len(oldest)
+    def of_blob(self) -> FreshChunks:
+        return FreshChunks(self)
 
-    def get(self, owner: object, index: int) -> Buffer | None:
-        return self._data.get((owner, index))
+    def came(self, whose: FreshChunks, indexes: Collection[int], size: int) -> None:
+        self._batches.append(_Batch(whose, indexes))
+        self._bytes += size
+        while self._batches[0].is_gone():
+            self._batches.popleft()
+        while self._bytes > FRESH_BYTES or len(self._batches) > MAX_BATCHES:
+            oldest = self._batches.popleft()
+            oldest.whose.drop(oldest.indexes)
 
-    def drop(self, owner: object, indexes: Iterable[int]) -> None:
-        for index in indexes:
-            if (data := self._data.pop((owner, index), None)) is not None:
-                self._bytes -= len(data)
+    def went(self, size: int) -> None:
+        self._bytes -= size
 
-    def forget(self, owner: object) -> None:
-        """All that are his: he is going away."""
-        self.drop(owner, [index for whose, index in self._data if whose is owner])
+
+class FreshChunks:
+    """Of one blob; `data` by chunk index, for reading."""
+
+    def __init__(self, all_of_them: Fresh) -> None:
+        self.data: dict[int, Buffer] = {}
+        self._all = all_of_them
+
+    def put(self, batch: Mapping[int, Buffer]) -> None:
+        self.drop(batch)
+        self.data.update(batch)
+        self._all.came(self, tuple(batch), sum(map(len, batch.values())))
+
+    def drop(self, indexes: Iterable[int]) -> None:
+        take = self.data.pop
+        self._all.went(sum([len(data) for i in indexes if (data := take(i, None)) is not None]))
+
+    def forget(self) -> None:
+        """He who had them is going away."""
+        self.drop(list(self.data))

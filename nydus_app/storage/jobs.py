@@ -27,6 +27,7 @@ from nydus_app.storage.buffers import anonymous
 from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch_log import Course, Why, entry
+from nydus_app.storage.fresh import FreshChunks
 from nydus_app.storage.hop import has_loop
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.plan import Window, plan_jobs
@@ -80,7 +81,7 @@ class Job(NamedTuple):
 
 
 class Jobs:
-    """Of one blob; their data are kept as fresh in the name of this object."""
+    """Of one blob."""
 
     def __init__(
         self,
@@ -93,7 +94,9 @@ class Jobs:
         validate: bool,
         workers: Workers,
         background: Background,
+        fresh: FreshChunks,
     ) -> None:
+        """What nobody waits for is left in `fresh`."""
         self.blob = blob
         self.index = index
         self._store = store
@@ -102,6 +105,7 @@ class Jobs:
         self._validate = validate
         self._workers = workers
         self._background = background
+        self._fresh = fresh
         self._has_units = blob.has_units
 
     def plan(self, window: Window, wanted: Collection[int], why: Why) -> list[Job]:
@@ -175,11 +179,10 @@ class Jobs:
 
     def _land(self, job: Job, outcomes: Decoded) -> None:
         job.flight.land(outcomes)
+        errors = [o for o in outcomes.values() if isinstance(o, NydusError)]
         if job.is_ahead and not self._has_units:  # one small chunk would hold on to all of its unit
-            for index, data in outcomes.items():
-                if not isinstance(data, NydusError):
-                    self._background.fresh.put(self, index, data)
-        error = next((o for o in outcomes.values() if isinstance(o, NydusError)), None)
+            self._fresh.put({i: o for i, o in outcomes.items() if not isinstance(o, NydusError)})
+        error = errors[0] if errors else None
         if error is not None and not isinstance(error, BackendError):  # which is counted where it comes from
             self._background.metrics.add_cause(error.cause)
         job.course.landed(str(error or ""))

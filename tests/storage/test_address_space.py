@@ -10,8 +10,9 @@ from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.compression_info import ChunkTable, CiHeader
 from nydus_app.formats.blob.contexts import ContextArea
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester
-from nydus_app.storage.address_space import BLOCK, AlignedPlaces
+from nydus_app.storage.address_space import BLOCK, AddressSpace, AlignedPlaces
 from nydus_app.storage.chunk_index import CompressionInfoIndex
+from nydus_app.storage.hop import run_here
 
 
 def places_of(chunks: list[tuple[int, int]]) -> AlignedPlaces:
@@ -51,8 +52,31 @@ def test_a_run_is_what_the_extents_are(seed: int) -> None:
             assert run is None
         else:
             if end <= sum(chunks[-1]):
-                assert run == (extents[0].index, extents[-1].index)
+                first, last = extents[0], extents[-1]
+                assert run == (first.index, last.index, first.start, last.stop)
                 found += 1
             else:  # the cache's file ends before
                 assert run is None
     assert found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_in_memory_is_given_with_its_padding_and_let_go_when_read_to_its_end(seed: int) -> None:
+    r = random.Random(seed)
+    chunks, at = [], 0
+    for _ in range(40):
+        size = r.choice([1, 4095, 4096, 4097, r.randrange(1, 1 << 16)])
+        chunks.append((at, size))
+        at += size + -size % BLOCK
+    data = {i: r.randbytes(size) for i, (_, size) in enumerate(chunks)}
+    image = b"".join(d + bytes(-len(d) % BLOCK) for d in data.values())
+    dropped: list[int] = []
+    cache = SimpleNamespace(fresh=data, follow=lambda first, last: None, drop_fresh=dropped.extend)
+    space = AddressSpace(places_of(chunks), cache)
+    for _ in range(300):
+        start = r.randrange(0, sum(chunks[-1]))
+        end = min(start + r.choice([1, 4096, 1 << 17, at]), sum(chunks[-1]))
+        dropped.clear()
+        assert b"".join(run_here(space.read(start, end - start))) == image[start:end]
+        touched = [i for i, (begin, size) in enumerate(chunks) if begin + size + -size % BLOCK > start and begin < end]
+        assert dropped == [i for i in touched if sum(chunks[i]) <= end]

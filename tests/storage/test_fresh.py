@@ -10,29 +10,46 @@ import trio
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk
 from nydus_app.storage import fresh
-from nydus_app.storage.address_space import BLOCK, AddressSpace, Extent
+from nydus_app.storage.address_space import BLOCK, AddressSpace, Extent, Run
 from nydus_app.storage.cache.port import NOTHING
 from nydus_app.storage.fresh import Fresh
 
 
 def test_the_oldest_go_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fresh, "FRESH_BYTES", 100)
-    held, mine, other = Fresh(), object(), object()
-    for index in range(12):
-        held.put(mine, index, bytes(10))
-        held.put(mine, index, bytes(10))
-    held.put(mine, 99, bytes(101))
-    assert [i for i in range(100) if held.get(mine, i) is not None] == list(range(2, 12))
-    held.drop(mine, [2, 3, 3, 50])
-    held.put(other, 5, bytes(10))
-    held.put(other, 6, bytes(10))
-    assert held.get(mine, 4) is not None
-    held.put(other, 7, bytes(1))
-    assert held.get(mine, 4) is None
-    held.forget(mine)
-    assert held.get(mine, 11) is None and held.get(other, 5) is not None
-    held.put(other, 8, bytes(79))
-    assert held.get(other, 5) is not None
+    held = Fresh()
+    mine, other = held.of_blob(), held.of_blob()
+    for index in range(0, 12, 2):
+        for _ in range(2):
+            mine.put({index: bytes(10), index + 1: bytes(10)})
+    assert list(mine.data) == list(range(2, 12))
+    mine.drop([2, 3, 3, 50])
+    other.put({5: bytes(10), 6: bytes(10)})
+    assert 4 in mine.data
+    other.put({7: bytes(1)})
+    assert 4 not in mine.data and 5 not in mine.data and 6 in mine.data
+    mine.forget()
+    assert not mine.data and list(other.data) == [5, 6, 7]
+    other.put({8: bytes(79)})
+    assert list(other.data) == [5, 6, 7, 8]
+    other.put({9: bytes(101)})
+    assert not other.data
+
+
+def test_what_has_been_read_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many little ones are let go by their number: here the first one, which nobody reads."""
+    monkeypatch.setattr(fresh, "MAX_BATCHES", 5)
+    held = Fresh()
+    chunks, other = held.of_blob(), held.of_blob()
+    for index in range(20):
+        chunks.put({index: b"x"})
+        chunks.drop([index])
+    other.put({0: b"x"})
+    for index in range(5):
+        assert other.data
+        chunks.put({index: b"x"})
+        chunks.drop([index])
+    assert not other.data
 
 
 class Cache:
@@ -41,7 +58,7 @@ class Cache:
     def __init__(self, path: Path, count: int) -> None:
         path.write_bytes(b"\xff" * (2 * BLOCK * count))
         self.file = open(path, "rb")
-        self.held = {i: bytes([i + 1]) * (BLOCK + 7) for i in range(count)}
+        self.fresh: dict[int, Buffer] = {i: bytes([i + 1]) * (BLOCK + 7) for i in range(count)}
         self.dropped: list[int] = []
 
     def are_ready(self, first: int, last: int) -> bool:
@@ -56,12 +73,9 @@ class Cache:
     def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
         return NOTHING
 
-    def fresh(self, index: int) -> Buffer | None:
-        return self.held.get(index)
-
     def drop_fresh(self, indexes: Iterable[int]) -> None:
         for index in indexes:
-            self.held.pop(index, None)
+            self.fresh.pop(index, None)
             self.dropped.append(index)
 
     async def ensure(self, wanted: Sequence[int], chunks: object, ahead: object) -> Mapping[int, Buffer]:
@@ -80,11 +94,12 @@ class Places:
     async def load(self) -> None:
         pass
 
-    def run(self, offset: int, end: int) -> tuple[int, int]:
-        return offset // (2 * BLOCK), (end - 1) // (2 * BLOCK)
+    def run(self, offset: int, end: int) -> Run:
+        first, last = offset // (2 * BLOCK), (end - 1) // (2 * BLOCK)
+        return Run(first, last, first * 2 * BLOCK, last * 2 * BLOCK + BLOCK + 7)
 
     def extents(self, offset: int, end: int) -> list[Extent]:
-        first, last = self.run(offset, end)
+        first, last, _, _ = self.run(offset, end)
         size = 2 * BLOCK
         return [Extent(i, i * size, i * size + BLOCK + 7, (i + 1) * size, i * size) for i in range(first, last + 1)]
 
@@ -105,7 +120,7 @@ def test_a_read_takes_them_from_memory_and_lets_go_of_what_it_has_read_to_the_en
         assert read(3 * BLOCK, 10) == b"\2" * 7 + bytes(3)
         assert cache.dropped == [0, 1]
         assert read(0, 5) == b"\xff" * 5  # it is there no more
-        del cache.held[2]
+        del cache.fresh[2]
         assert read(6 * BLOCK, BLOCK) == b"\4" * BLOCK
         assert read(4 * BLOCK, 4 * BLOCK)[: BLOCK] == b"\xff" * BLOCK
     finally:

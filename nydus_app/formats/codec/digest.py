@@ -13,6 +13,9 @@ from typing import cast
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Digester
 
+LARGE_BYTES = 1 << 18
+"""To give the interpreter's lock up for less, and to wait for it, takes longer than the checksum."""
+
 
 def digest(digester: Digester, data: Buffer) -> bytes:
     """32 bytes."""
@@ -25,11 +28,11 @@ def digest(digester: Digester, data: Buffer) -> bytes:
 
 def checksum(data: Buffer) -> int:
     """CRC-32C (Castagnoli), not zip's CRC-32."""
-    return _crc32c()(data)
+    return _crc32c()(data, 0, len(data) > LARGE_BYTES)
 
 
 @cache
-def _crc32c() -> Callable[[Buffer], int]:
+def _crc32c() -> Callable[[Buffer, int, int], int]:
     """Of the package's extension alone: the package itself imports archives, e-mail and a command line, for 30 ms."""
     package = PathFinder.find_spec("crc32c")
     found = package and PathFinder.find_spec("crc32c._crc32c", package.submodule_search_locations)
@@ -39,7 +42,7 @@ def _crc32c() -> Callable[[Buffer], int]:
         return crc32c.crc32c
     extension = module_from_spec(found)
     found.loader.exec_module(extension)
-    return cast(Callable[[Buffer], int], extension.crc32c)
+    return cast(Callable[[Buffer, int, int], int], extension.crc32c)
 
 
 class Fingerprint:

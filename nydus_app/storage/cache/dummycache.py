@@ -5,6 +5,7 @@ A few decoded chunks stay in memory, because a kernel reads a chunk of 1 MiB in 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 
 import trio
 
@@ -45,6 +46,7 @@ class DummyCache:
         self._index = index
 
     is_bounded = False
+    fresh: Mapping[int, Buffer] = MappingProxyType({})
 
     def is_ready(self, index: int) -> bool:
         return False
@@ -71,9 +73,6 @@ class DummyCache:
 
     def follow(self, first: int, last: int) -> None:
         """There is no place to keep what nobody has asked for."""
-
-    def fresh(self, index: int) -> Buffer | None:
-        return None
 
     def drop_fresh(self, indexes: Iterable[int]) -> None:
         """Nothing is fetched ahead."""

@@ -22,6 +22,9 @@ class ChunkCache(Protocol):
     """Chunks leave the data file again: whoever looks whether one is ready, and then reads it, holds it from before
     the look until he has the bytes."""
 
+    fresh: Mapping[int, Buffer]
+    """Data that happen to be in memory, by chunk index."""
+
     def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:
         """For as long, what of these chunks is ready, or becomes so, stays. Never waits."""
         ...
@@ -38,11 +41,9 @@ class ChunkCache(Protocol):
         """Somebody reads chunks `first` to `last`: who reads on and on is fetched ahead of. Never waits."""
         ...
 
-    def fresh(self, index: int) -> Buffer | None:
-        """The chunk's data where they happen to be in memory; `drop_fresh` tells that they have been read."""
+    def drop_fresh(self, indexes: Iterable[int]) -> None:
+        """They have been read."""
         ...
-
-    def drop_fresh(self, indexes: Iterable[int]) -> None: ...
 
     async def ensure(self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk]) -> Mapping[int, Buffer]:
         """Make every chunk readable; `chunks` is asked for those that nobody is fetching yet.

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from types import MappingProxyType
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
@@ -23,6 +24,7 @@ class WholeBlob:
     """The ChunkCache of one blob; `fd` is closed with it."""
 
     is_bounded = False
+    fresh: Mapping[int, Buffer] = MappingProxyType({})
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -38,9 +40,6 @@ class WholeBlob:
 
     def follow(self, first: int, last: int) -> None:
         """Everything is there."""
-
-    def fresh(self, index: int) -> Buffer | None:
-        return None
 
     def drop_fresh(self, indexes: Iterable[int]) -> None:
         """Nothing is fetched."""
