@@ -61,6 +61,8 @@ class FreshChunks:
         self._all = all_of_them
 
     def put(self, batch: Mapping[int, Buffer]) -> None:
+        if not batch:
+            return
         self.drop(batch)
         self.data.update(batch)
         self._all.came(self, tuple(batch), sum(map(len, batch.values())))

@@ -34,6 +34,7 @@ def test_the_oldest_go_where_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -
     assert list(other.data) == [5, 6, 7, 8]
     other.put({9: bytes(101)})
     assert not other.data
+    other.put({})  # all of its chunks were damaged
 
 
 def test_what_has_been_read_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
