@@ -18,6 +18,7 @@ FRESH_BYTES = 8 << 20
 """As much as is fetched ahead of one reader (`fetch.MAX_LOOKAHEAD_BYTES`)."""
 
 MAX_BATCHES = 64
+"""Small ones of which a chunk is never read; what has been read to its end counts no more when it is the oldest."""
 
 
 class _Batch(NamedTuple):
@@ -61,11 +62,12 @@ class FreshChunks:
         self._all = all_of_them
 
     def put(self, batch: Mapping[int, Buffer]) -> None:
-        if not batch:
-            return
-        self.drop(batch)
-        self.data.update(batch)
-        self._all.came(self, tuple(batch), sum(map(len, batch.values())))
+        """One that is too large is not kept, and costs the others nothing."""
+        size = sum(map(len, batch.values()))
+        if 0 < size <= FRESH_BYTES:
+            self.drop(batch)
+            self.data.update(batch)
+            self._all.came(self, tuple(batch), size)
 
     def drop(self, indexes: Iterable[int]) -> None:
         take = self.data.pop

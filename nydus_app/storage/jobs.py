@@ -179,10 +179,9 @@ class Jobs:
 
     def _land(self, job: Job, outcomes: Decoded) -> None:
         job.flight.land(outcomes)
-        errors = [o for o in outcomes.values() if isinstance(o, NydusError)]
         if job.is_ahead and not self._has_units:  # one small chunk would hold on to all of its unit
             self._fresh.put({i: o for i, o in outcomes.items() if not isinstance(o, NydusError)})
-        error = errors[0] if errors else None
+        error = next((o for o in outcomes.values() if isinstance(o, NydusError)), None)
         if error is not None and not isinstance(error, BackendError):  # which is counted where it comes from
             self._background.metrics.add_cause(error.cause)
         job.course.landed(str(error or ""))
