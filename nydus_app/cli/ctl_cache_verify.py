@@ -96,7 +96,7 @@ def _chunks_of(bootstrap: Bootstrap, blob: Blob, kept: KeptBlob) -> ChunksOf:
         named = NamedChunks(bootstrap, blob)
         return lambda indexes: named.places(indexes.start, indexes.stop)
     path = kept.files[META].path if META in kept.files else None
-    index = CompressionInfoIndex(blob, None, path, partial(bootstrap.chunk_records, blob.index))
+    index = CompressionInfoIndex(blob, None, path, partial(bootstrap.stored_chunk_records, blob.index))
     return index.kept_chunks
 
 

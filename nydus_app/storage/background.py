@@ -15,6 +15,7 @@ from nydus_app.storage.backend.meter import BackendMetrics
 from nydus_app.storage.buffers import Turns
 from nydus_app.storage.demand import Demand
 from nydus_app.storage.fetch_log import FetchLog
+from nydus_app.storage.filler.filler import Filler
 from nydus_app.storage.fresh import Fresh
 from nydus_app.storage.hop import has_loop
 
@@ -29,6 +30,7 @@ class Background:
 
     def __init__(self) -> None:
         self.fresh = Fresh()
+        self.filler = Filler()
         self.turns = Turns()
         self.nursery: trio.Nursery | None = None
         self.demand = Demand()
@@ -52,6 +54,7 @@ class Background:
                 await trio.sleep_forever()
             finally:
                 self.nursery = None
+                self.filler.close()
 
 
 async def _guarded(task: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from nydus_app.errors import InvalidImage
-from nydus_app.formats.blob.compression_info import ChunkTable, Row, over_read
+from nydus_app.formats.blob.compression_info import ChunkTable, Row, merged, over_read
+from nydus_app.formats.rafs.v6 import decode_chunk_records
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.blob_meta import BlobMeta, load_blob_meta, read_kept_meta
@@ -23,10 +24,6 @@ MAX_MATES = 4096
 FEW, MANY = 4, 64
 """What follows a chunk is looked up in blocks that grow: a window may hold one more chunk, or a hundred."""
 
-make = tuple.__new__
-"""A NamedTuple's own constructor takes twice as long, and a cold read of small files makes thousands."""
-
-RecordsOf = Callable[[Sequence[int]], list[ChunkRecord | None]]
 PlacesOf = Callable[[int, int], list[Chunk]]
 
 
@@ -159,14 +156,21 @@ class RecordedIndex:
 class CompressionInfoIndex:
     """v6: the blob's own table gives places, the bootstrap's chunk table digests."""
 
-    def __init__(self, blob: Blob, reader: BlobReader | None, path: str | None, records_of: RecordsOf) -> None:
+    def __init__(
+        self,
+        blob: Blob,
+        reader: BlobReader | None,
+        path: str | None,
+        stored_records_of: Callable[[Sequence[int]], bytes],
+    ) -> None:
         """`reader` is of the object that holds the compression information, `path` of the kept `.blob.meta`, None
-        to keep none; `records_of` ascending chunk indexes. Without a reader nothing is fetched.
+        to keep none; `stored_records_of` ascending chunk indexes, from the bootstrap's chunk table. Without a reader
+        nothing is fetched.
         """
         self._blob = blob
         self._reader = reader
         self._path = path
-        self._records_of = records_of
+        self._stored_records_of = stored_records_of
         self._meta: BlobMeta | None = None
         self._table: ChunkTable | None = None
         self._loading = Turn()
@@ -185,16 +189,7 @@ class CompressionInfoIndex:
         if chunk.compressed_size:
             return chunk
         _, index, _, _, start, size, _, digest, crc, _ = chunk
-        return self._merge(self._table.row(index), (start, size, digest, crc))
-
-    def _merge(self, placed: Row, record: tuple[int, int, bytes | None, int | None]) -> Chunk:
-        """What bootstrap and blob say of a chunk. Raises InvalidImage where they disagree."""
-        start, size, digest, crc = record
-        blob, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc, part = placed
-        if placed_start != start or placed_size != size:
-            raise InvalidImage(f"chunk {index} of blob {self._blob.id}: bootstrap and blob disagree on its place")
-        crc = placed_crc if crc is None else crc
-        return make(Chunk, (blob, index, offset, length, start, size, is_compressed, digest, crc, part))
+        return merged(self._blob, self._table.row(index), (start, size, digest, crc))
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
         at, size = chunk.index + 1, FEW
@@ -203,10 +198,23 @@ class CompressionInfoIndex:
             try:
                 for placed, record in zip(self._rows(block), self._records_of(block), strict=True):
                     if record is not None:
-                        yield self._merge(placed, record)
+                        yield merged(self._blob, placed, record)
             except InvalidImage:
                 return
             at, size = at + size, min(2 * size, MANY)
+
+    def stored(self, indexes: Sequence[int]) -> tuple[bytes, bytes]:
+        """Records of chunks: those of the blob's table, and of the bootstrap's."""
+        assert self._table is not None
+        return self._table.stored(indexes), self._stored_records_of(indexes)
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """Uncompressed offset and size of all from one chunk to another."""
+        start, _ = self.extent_of(first)
+        return start, self.end_of(last) - start
+
+    def _records_of(self, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        return decode_chunk_records(self._stored_records_of(indexes))
 
     def places(self, first: int, end: int) -> list[Chunk]:
         return [Chunk(*row) for row in self._kept_table().rows(first, end)]
@@ -246,11 +254,8 @@ class CompressionInfoIndex:
         return self._table.extents(first, end)
 
     def chunks(self, indexes: Iterable[int]) -> list[Chunk]:
-        wanted = list(indexes)
-        found = []
-        for placed, record in zip(self._rows(wanted), self._records_of(wanted), strict=True):
-            found.append(make(Chunk, placed) if record is None else self._merge(placed, record))
-        return found
+        wanted, blob = list(indexes), self._blob
+        return [merged(blob, *both) for both in zip(self._rows(wanted), self._records_of(wanted), strict=True)]
 
     def _rows(self, indexes: Sequence[int]) -> list[Row]:
         assert self._table is not None

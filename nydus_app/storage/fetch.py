@@ -28,6 +28,7 @@ from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.cache.port import ChunksOf
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch_log import Why, entry, request_entry, told
+from nydus_app.storage.filler.blob_orders import BlobOrders, HasRecords
 from nydus_app.storage.hop import has_loop, require_loop
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.jobs import Job, Jobs, Store
@@ -80,12 +81,20 @@ class ChunkFetcher:
             blob, index, store, self._inflight,
             pread=self._pread, validate=validate, workers=workers, background=background, fresh=self._fresh,
         )  # fmt: skip
+        self._orders: BlobOrders | None = None
+        if isinstance(reader, SupportsPread) and isinstance(index, HasRecords) and not self._has_units:
+            self._orders = BlobOrders(
+                blob, index, store, self._inflight,
+                extent=reader.extent, validate=validate, workers=workers, background=background,
+            )  # fmt: skip
         self._replayed = bytearray()  # a byte for each chunk, 1 if a recording has named it
 
     # ---- for readers --------------------------------------------------------------------------
 
     def close(self) -> None:
         self._fresh.forget()
+        if self._orders is not None:
+            self._orders.close()
 
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight
@@ -203,11 +212,15 @@ class ChunkFetcher:
             first = stream.frontier
             stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end)
             cold = self._cold(range(first, stream.frontier))
-            if cold:
+            if cold and not self._is_ordered(nursery, cold):
                 try:
                     self._launch(nursery, index.chunks(cold), Why.ahead)
                 except NydusError as e:
                     log.debug("nothing is fetched ahead: %s", e)
+
+    def _is_ordered(self, nursery: trio.Nursery, cold: Sequence[int]) -> bool:
+        """The process that fills caches has taken them over."""
+        return self._orders is not None and self._orders.fill(nursery, cold)
 
     async def replay(self, span: Span) -> None:
         """Ask for a span of the blob at once, and decode it when the index is here (see `cache/port`)."""

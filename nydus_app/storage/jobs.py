@@ -27,6 +27,7 @@ from nydus_app.storage.buffers import anonymous
 from nydus_app.storage.cache.chunk_file import Fetched
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch_log import Course, Why, entry
+from nydus_app.storage.filler.blob_orders import FilledStore
 from nydus_app.storage.fresh import FreshChunks
 from nydus_app.storage.hop import has_loop
 from nydus_app.storage.inflight import Flight, InFlight
@@ -42,7 +43,7 @@ Good = list[tuple[Chunk, Buffer]]
 """Verified data by chunk."""
 
 
-class Store(Protocol):
+class Store(FilledStore, Protocol):
     """Where chunks are kept."""
 
     def is_stored(self, index: int) -> bool:

@@ -6,16 +6,18 @@ digests, once, and those that match get a map; the blob need not be anywhere the
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 from nydus_app.errors import CorruptChunk, InvalidImage
 from nydus_app.formats import chunkmap
 from nydus_app.formats.blob.compression_info import ChunkTable, decode_blob_meta
 from nydus_app.formats.codec.chunk import verify_chunk
-from nydus_app.formats.rafs.values import Blob, Chunk
-from nydus_app.storage.chunk_index import RecordsOf
+from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
 from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
+
+RecordsOf = Callable[[Sequence[int]], list[ChunkRecord | None]]
 
 
 def adopt_prebuilt(base: str, blob: Blob, records_of: RecordsOf) -> None:

@@ -61,7 +61,7 @@ class Opened:
         self.origin = Origin(folder / "blobs" / self.blob.id)
         self.info = Origin(folder / "blobs" / self.blob.meta_id) if self.blob.meta_id else self.origin
         path = None if work_dir is None else str(work_dir / f"{self.blob.id}.blob.meta")
-        self.index = CompressionInfoIndex(self.blob, self.info, path, lambda indexes: bootstrap.chunk_records(0, indexes))
+        self.index = CompressionInfoIndex(self.blob, self.info, path, lambda indexes: bootstrap.stored_chunk_records(0, indexes))
         common = {"validate": True, "batch_size": batch_size, "workers": Workers(2), "background": Background()}
         self.cache: ChunkCache = (
             DummyCache(self.blob, self.origin, self.index, **common)

@@ -10,6 +10,7 @@ from functools import partial
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.bounds import Untrusted
 from nydus_app.formats.rafs.segments import segments_of
+from nydus_app.formats.rafs.v5 import CHUNK
 from nydus_app.formats.rafs.v6 import BootstrapV6
 from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord, Inode, Segment
 
@@ -41,6 +42,9 @@ class BootstrapTarfs(BootstrapV6):
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
         """Its records say nothing."""
         return [None] * len(indexes)
+
+    def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
+        return bytes(CHUNK.size * len(indexes))
 
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
         found = []

@@ -299,6 +299,9 @@ class BootstrapV5:
         """v5 has no table of a blob's chunks."""
         return [None] * len(indexes)
 
+    def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
+        return bytes(CHUNK.size * len(indexes))
+
     def prefetch_inos(self) -> list[int]:
         at, count = self._prefetch
         table = self._data.bytes(at, count * 4, "prefetch table")

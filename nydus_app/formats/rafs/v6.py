@@ -66,6 +66,9 @@ def is_v6(data: Untrusted) -> bool:
     return f[0] == MAGIC and bool(f[2] & COMPAT_RAFS_V6)
 
 
+NO_RECORD = bytes(CHUNK.size)
+"""A chunk of no bytes at no place: what stands for one that the chunk table does not name."""
+
 FEW_CHUNKS = 1 << 16
 """Of so many a dictionary is made in no time, and takes no more than some MiB."""
 
@@ -274,6 +277,9 @@ class BootstrapV6:
         return segments_of(partial(self.chunks, inode), self.chunk_size, offset, end)
 
     def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
+        return decode_chunk_records(self.stored_chunk_records(blob_index, indexes))
+
+    def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
         if self._records is None:
             self._records = self._index_chunk_table()
         numbers = self._records.get(blob_index, {})
@@ -281,15 +287,10 @@ class BootstrapV6:
             given = [numbers.get(i, 0) for i in indexes]
         else:
             given = [numbers[i] if i < len(numbers) else 0 for i in indexes]
-        view, before = self._data.view, self._chunk_table[0] - CHUNK.size
-        found: list[ChunkRecord | None] = []
-        for number in given:
-            if number:
-                digest, _, flags, _, size, _, start, _, _, crc = CHUNK.unpack_from(view, before + number * CHUNK.size)
-                found.append((start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None))
-            else:
-                found.append(None)
-        return found
+        view, before, size = self._data.view, self._chunk_table[0] - CHUNK.size, CHUNK.size
+        if given and given[0] and given == list(range(given[0], given[0] + len(given))):
+            return bytes(view[before + given[0] * size : before + (given[-1] + 1) * size])
+        return b"".join([view[before + n * size :][:size] if n else NO_RECORD for n in given])
 
     def _index_chunk_table(self) -> dict[int, "array[int] | dict[int, int]"]:
         """By blob: record number + 1 of each chunk index; an array where indexes are dense and many.
@@ -334,6 +335,18 @@ class BootstrapV6:
 
     def close(self) -> None:
         self._data.close()
+
+
+def decode_chunk_records(stored: bytes) -> list[ChunkRecord | None]:
+    """One for each 80 bytes of a chunk table (rafs-format 5.9); None for those that are all zeros."""
+    found: list[ChunkRecord | None] = [
+        (start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None)
+        for digest, _, flags, _, size, _, start, _, _, crc in CHUNK.iter_unpack(stored)
+    ]
+    if NO_RECORD in stored:
+        size = CHUNK.size
+        found = [r if any(stored[i * size : (i + 1) * size]) else None for i, r in enumerate(found)]
+    return found
 
 
 _U32 = Struct("<I")

@@ -227,6 +227,10 @@ class Bootstrap(Protocol):
         """v6: the chunk table's records of a blob's chunks, None for what it does not name; v5 has no such table."""
         ...
 
+    def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
+        """As the table has them, 80 bytes each and zeros for None."""
+        ...
+
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:
         """v5: chunks of the up to 64 inodes behind this one, for read amplification; v6: none."""
         ...

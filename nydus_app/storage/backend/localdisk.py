@@ -11,7 +11,8 @@ from functools import partial
 
 from nydus_app.errors import BackendError, BackendNotFound, InvalidImage
 from nydus_app.formats.gpt import BASIC_DATA, SECTOR_SIZE, Header, Partition, decode_header, decode_table
-from nydus_app.storage.backend.local_file import Extent, LocalFileReader, open_file, pread_whole, size_of
+from nydus_app.storage.backend.extent import Extent, pread_whole
+from nydus_app.storage.backend.local_file import LocalFileReader, open_file, size_of
 
 log = logging.getLogger("nydus.storage")
 

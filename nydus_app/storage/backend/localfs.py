@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from nydus_app.errors import BackendNotFound
-from nydus_app.storage.backend.local_file import Extent, LocalFileReader, open_file
+from nydus_app.storage.backend.extent import Extent
+from nydus_app.storage.backend.local_file import LocalFileReader, open_file
 from nydus_app.storage.blob_name import blob_file_name
 
 

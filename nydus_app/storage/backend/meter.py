@@ -57,6 +57,7 @@ class MeteredReader:
         if isinstance(reader, SupportsPread):
             self._blocking = reader
             self.pread = self._pread
+            self.extent = reader.extent
 
     async def read(self, offset: int, size: int) -> bytes | bytearray:
         began = time.monotonic()

@@ -2,6 +2,8 @@
 
 from typing import Protocol, runtime_checkable
 
+from nydus_app.storage.backend.extent import Extent
+
 
 class BlobReader(Protocol):
     """One blob. Readers open lazily: a blob that is never read need not exist."""
@@ -23,6 +25,10 @@ class SupportsPread(Protocol):
 
     def pread(self, offset: int, size: int) -> bytes:
         """As `read`, blocking; any thread."""
+        ...
+
+    def extent(self) -> Extent:
+        """Where the blob lies; the descriptor stays the reader's. Blocks; raises BackendError."""
         ...
 
 

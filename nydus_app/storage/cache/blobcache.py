@@ -17,7 +17,8 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import deque
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blob_files import BlobFiles, Keeping, data_path, open_blob_files
-from nydus_app.storage.cache.chunk_file import Fetched
+from nydus_app.storage.cache.chunk_file import Fetched, check_place
 from nydus_app.storage.cache.port import NOTHING, ChunksOf
 from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
@@ -79,6 +80,7 @@ class BlobCache:
         self._trusts_map = False
         self._ready = bytearray(blob.chunk_count)
         self._recent = Recent()
+        self._to_note: deque[Sequence[int]] = deque()  # ready, and not marked yet for who comes after us
         self._share = None if share_of is None else share_of(blob, index, self._ready)
         self.is_bounded = share_of is not None
         self._damaged: set[int] = set()  # chunks that were kept, but not as they should be
@@ -166,6 +168,7 @@ class BlobCache:
         self._index.close()
         self._recent.clear()
         if self._files is not None:
+            self.note_filled()
             if self._share is not None:
                 self._share.leave()
             self._files.close()
@@ -285,11 +288,32 @@ class BlobCache:
         return Why.evicted if self._had and any(self._had[i] for i in indexes if i < len(self._had)) else Why.cold
 
     def check(self, chunk: Chunk) -> None:
-        """A record must not write outside the blob's address space, nor mark another's bit."""
-        blob = self._blob
-        end = chunk.uncompressed_offset + chunk.uncompressed_size
-        if chunk.index >= blob.chunk_count or end > -(-blob.uncompressed_size // BLOCK) * BLOCK:
-            raise InvalidImage(f"chunk {chunk.index} lies outside of blob {blob.id}")
+        check_place(self._blob, chunk)
+
+    # ---- for the process that fills caches (`filler/`) ----------------------------------------
+
+    def file_to_fill(self) -> int | None:
+        if self._files is None or not self._is_plain or not self._is_kept or self._share is not None:
+            return None
+        return self._files.data.fd
+
+    def filled(self, indexes: Sequence[int]) -> None:
+        self._to_note.append(indexes)
+        if isinstance(indexes, range):
+            self._ready[indexes.start : indexes.stop] = b"\1" * len(indexes)
+        else:
+            for index in indexes:
+                self._ready[index] = 1
+
+    def note_filled(self) -> None:
+        files = self._files
+        with suppress(IndexError):
+            while files is not None:
+                indexes = self._to_note.popleft()
+                try:
+                    files.map.mark(indexes)
+                except OSError as e:
+                    self._stop_keeping(f"chunk map of blob {self._blob.id}: {e.strerror}")
 
     def store(self, chunks: Sequence[tuple[Chunk, Buffer]], fetched: Fetched) -> None:
         """Worker thread: data first, then their bits; nothing of a job is marked if any write fails."""

@@ -8,8 +8,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from nydus_app.errors import InvalidImage
 from nydus_app.formats.codec.compress import Buffer
-from nydus_app.formats.rafs.values import Chunk
+from nydus_app.formats.rafs.values import Blob, Chunk
 
 
 class Fetched(NamedTuple):
@@ -22,6 +23,16 @@ class Fetched(NamedTuple):
         """A chunk as it lies in the blob."""
         start = chunk.compressed_offset - self.offset
         return memoryview(self.raw)[start : start + chunk.compressed_size]
+
+
+PAGE = 4096
+
+
+def check_place(blob: Blob, chunk: Chunk) -> None:
+    """A record must not write outside the blob's address space, nor mark another's bit. Raises InvalidImage."""
+    end = chunk.uncompressed_offset + chunk.uncompressed_size
+    if chunk.index >= blob.chunk_count or end > -(-blob.uncompressed_size // PAGE) * PAGE:
+        raise InvalidImage(f"chunk {chunk.index} lies outside of blob {blob.id}")
 
 
 class ChunkFile(Protocol):

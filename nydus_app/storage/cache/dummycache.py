@@ -71,6 +71,16 @@ class DummyCache:
     def store(self, chunks: Sequence[tuple[Chunk, Buffer]], fetched: Fetched) -> None:
         """Readers have it; no file does."""
 
+    def file_to_fill(self) -> int | None:
+        """As `follow`."""
+        return None
+
+    def filled(self, indexes: Sequence[int]) -> None:
+        """As `follow`."""
+
+    def note_filled(self) -> None:
+        """As `follow`."""
+
     def follow(self, first: int, last: int) -> None:
         """There is no place to keep what nobody has asked for."""
 

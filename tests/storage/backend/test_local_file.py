@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nydus_app.storage.backend.local_file import AHEAD_BYTES, LocalFileReader, open_file
+from nydus_app.storage.backend.extent import AHEAD_BYTES
+from nydus_app.storage.backend.local_file import LocalFileReader, open_file
 from nydus_app.storage.device import AHEAD, LARGE_BYTES, pread_ready
 from nydus_app.storage.hop import run_here
 from page_cache import cached, evict
