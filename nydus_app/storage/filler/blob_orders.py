@@ -83,11 +83,11 @@ class BlobOrders:
             return False
         if (number := self._number(filler, fd)) is None:
             return False
-        flight = self._inflight.claim(indexes, is_awaited=False)
         chunks = indexes[0], indexes[-1]
         entry = request_entry(self._blob, Why.ahead, chunks, (0, 0))._replace(asked=self._index.span(*chunks))
-        reported = partial(self._reported, indexes, flight, entry)
-        if filler.order(number, indexes, *self._index.stored(indexes), reported):
+        table, records = self._index.stored(indexes)
+        flight = self._inflight.claim(indexes, is_awaited=False)
+        if filler.order(number, indexes, table, records, partial(self._reported, indexes, flight, entry)):
             return True
         self._inflight.end(indexes)  # no checkpoint since they were claimed: nobody waits
         return False

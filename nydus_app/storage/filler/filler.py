@@ -119,7 +119,7 @@ class Filler:
         except OSError as e:
             ours.close()
             self._failures = MAX_FAILURES
-            log.debug("caches are filled ahead by threads alone: %s", e)
+            log.info("caches are filled ahead by worker threads alone: no process can be started: %s", e)
             return
         finally:
             theirs.close()
