@@ -47,13 +47,13 @@ def build_index(
     if blob.meta_id:
         reader = MeteredReader(MomentaryReader(backend, blob.meta_id), background.metrics)
     reader = LoggedReader(reader, blob, background.fetches)
-    records_of = partial(bootstrap.stored_chunk_records, blob.index)
+    stored_records_of = partial(bootstrap.stored_chunk_records, blob.index)
     if not isinstance(tree.cache, Blobcache):
-        return CompressionInfoIndex(blob, reader, None, records_of)
+        return CompressionInfoIndex(blob, reader, None, stored_records_of)
     base = os.path.join(tree.cache.work_dir, blob_file_name(blob.id))
     if not tree.cache.compressed:
-        adopt_prebuilt(base, blob, partial(bootstrap.chunk_records, blob.index))
-    return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", records_of)
+        adopt_prebuilt(base, blob, stored_records_of)
+    return CompressionInfoIndex(blob, reader, f"{base}.blob.meta", stored_records_of)
 
 
 def build_cache(

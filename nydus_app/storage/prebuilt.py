@@ -12,18 +12,17 @@ from nydus_app.errors import CorruptChunk, InvalidImage
 from nydus_app.formats import chunkmap
 from nydus_app.formats.blob.compression_info import ChunkTable, decode_blob_meta
 from nydus_app.formats.codec.chunk import verify_chunk
-from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord
+from nydus_app.formats.rafs.v6 import decode_chunk_records
+from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.whole_file import replacing
 
 log = logging.getLogger("nydus.storage")
 
-RecordsOf = Callable[[Sequence[int]], list[ChunkRecord | None]]
 
-
-def adopt_prebuilt(base: str, blob: Blob, records_of: RecordsOf) -> None:
+def adopt_prebuilt(base: str, blob: Blob, stored_records_of: Callable[[Sequence[int]], bytes]) -> None:
     """Give a prebuilt `<base>.blob.data` of a RAFS v6 blob its map; nothing happens where there is none.
 
-    `records_of` ascending chunk indexes, from the bootstrap's chunk table. Raises nothing: what is not adopted is fetched.
+    `stored_records_of` ascending chunk indexes, from the bootstrap's chunk table. Raises nothing: what is not adopted is fetched.
     """
     path = f"{base}.blob.data"
     if not os.path.exists(path) or os.path.exists(f"{path}.chunk_map") or os.path.exists(f"{base}.chunk_map"):
@@ -33,17 +32,17 @@ def adopt_prebuilt(base: str, blob: Blob, records_of: RecordsOf) -> None:
             fd, size = data.fileno(), blob.uncompressed_size
             if os.fstat(fd).st_size != size or os.lseek(fd, 0, os.SEEK_HOLE) != size:
                 return
-            bits = _verified(fd, decode_blob_meta(meta.read(), blob), blob, records_of)
+            bits = _verified(fd, decode_blob_meta(meta.read(), blob), blob, stored_records_of)
         _write_map(f"{path}.chunk_map", bits, blob.chunk_count)
     except (OSError, InvalidImage) as e:
         log.warning("%s has no chunk map, and cannot be given one: %s", path, e)
 
 
-def _verified(fd: int, table: ChunkTable, blob: Blob, records_of: RecordsOf) -> bytearray:
+def _verified(fd: int, table: ChunkTable, blob: Blob, stored_records_of: Callable[[Sequence[int]], bytes]) -> bytearray:
     """A bit for each chunk that matches its digest."""
     bits = bytearray(-(-blob.chunk_count // 8))
     for index in range(min(len(table), blob.chunk_count)):
-        (record,) = records_of((index,))
+        (record,) = decode_chunk_records(stored_records_of((index,)))
         if record is None:
             continue
         start, size, digest, crc = record

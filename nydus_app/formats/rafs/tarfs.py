@@ -10,9 +10,9 @@ from functools import partial
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.bounds import Untrusted
 from nydus_app.formats.rafs.segments import segments_of
-from nydus_app.formats.rafs.v5 import CHUNK
+from nydus_app.formats.rafs.v5 import NO_RECORD
 from nydus_app.formats.rafs.v6 import BootstrapV6
-from nydus_app.formats.rafs.values import Blob, Chunk, ChunkRecord, Inode, Segment
+from nydus_app.formats.rafs.values import Blob, Chunk, Inode, Segment
 
 PIECE_BYTES = 128 << 10
 
@@ -39,12 +39,9 @@ class BootstrapTarfs(BootstrapV6):
         super().__init__(data, blob_id_hint)
         self.blobs = [_as_pieces(blob) for blob in self.blobs]
 
-    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
-        """Its records say nothing."""
-        return [None] * len(indexes)
-
     def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
-        return bytes(CHUNK.size * len(indexes))
+        """Its records say nothing."""
+        return NO_RECORD * len(indexes)
 
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
         found = []

@@ -30,7 +30,6 @@ from nydus_app.formats.rafs.values import (
     Blob,
     BlobFeatures,
     Chunk,
-    ChunkRecord,
     Compressor,
     DirEntry,
     Inode,
@@ -45,6 +44,10 @@ SUPERBLOCK = Struct("<4I5Q4IQ")
 EXT_BLOB = Struct("<2I2Q40x")
 INODE = Struct("<32s2Q4I3Q3I2H2IQ8x")
 CHUNK = Struct("<32s4I3Q2I")
+NO_BLOB = 0xFFFF_FFFF
+NO_RECORD = CHUNK.pack(bytes(32), NO_BLOB, 0, 0, 0, 0, 0, 0, 0, 0)
+"""Stands for a chunk that no table names: of a blob that no image has."""
+
 NAMES = Struct("<80xQ12x2H")
 """INODE's flags and lengths of name and symlink target."""
 DIGESTED = Struct("<60xI16xQ8xIH")
@@ -295,12 +298,9 @@ class BootstrapV5:
             except InvalidImage:
                 return
 
-    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
-        """v5 has no table of a blob's chunks."""
-        return [None] * len(indexes)
-
     def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
-        return bytes(CHUNK.size * len(indexes))
+        """v5 has no table of a blob's chunks."""
+        return NO_RECORD * len(indexes)
 
     def prefetch_inos(self) -> list[int]:
         at, count = self._prefetch

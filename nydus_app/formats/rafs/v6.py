@@ -37,7 +37,7 @@ from nydus_app.formats.erofs.structs import (
 )
 from nydus_app.formats.rafs.checks import check_chunk_size, check_super_flags
 from nydus_app.formats.rafs.segments import segments_of
-from nydus_app.formats.rafs.v5 import CHUNK, CHUNK_HAS_CRC32, align8
+from nydus_app.formats.rafs.v5 import CHUNK, CHUNK_HAS_CRC32, NO_BLOB, NO_RECORD, align8
 from nydus_app.formats.rafs.v6_blob import BLOB, decode_blob
 from nydus_app.formats.rafs.values import Chunk, ChunkRecord, DirEntry, Inode, Segment, SuperFlags
 
@@ -65,9 +65,6 @@ def is_v6(data: Untrusted) -> bool:
     f = SUPERBLOCK.unpack_from(data.view, SUPERBLOCK_AT)
     return f[0] == MAGIC and bool(f[2] & COMPAT_RAFS_V6)
 
-
-NO_RECORD = bytes(CHUNK.size)
-"""A chunk of no bytes at no place: what stands for one that the chunk table does not name."""
 
 FEW_CHUNKS = 1 << 16
 """Of so many a dictionary is made in no time, and takes no more than some MiB."""
@@ -267,7 +264,8 @@ class BootstrapV6:
                 raise InvalidImage(f"inode {inode.ino}: a chunk lies on device {device} of {len(self.blobs)}")
             size = min(self.chunk_size, inode.size - number * self.chunk_size)
             index, address = high << 16 | low, block * self._block
-            start, _, digest, crc = self.chunk_records(device - 1, (index,))[0] or (address, 0, None, None)
+            (record,) = decode_chunk_records(self.stored_chunk_records(device - 1, (index,)))
+            start, _, digest, crc = record or (address, 0, None, None)
             if start != address:
                 raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place")
             found.append(Chunk(device - 1, index, 0, 0, address, size, False, digest, crc))
@@ -275,9 +273,6 @@ class BootstrapV6:
 
     def segments(self, inode: Inode, offset: int, end: int) -> list[Segment]:
         return segments_of(partial(self.chunks, inode), self.chunk_size, offset, end)
-
-    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
-        return decode_chunk_records(self.stored_chunk_records(blob_index, indexes))
 
     def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
         if self._records is None:
@@ -338,15 +333,11 @@ class BootstrapV6:
 
 
 def decode_chunk_records(stored: bytes) -> list[ChunkRecord | None]:
-    """One for each 80 bytes of a chunk table (rafs-format 5.9); None for those that are all zeros."""
-    found: list[ChunkRecord | None] = [
-        (start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None)
-        for digest, _, flags, _, size, _, start, _, _, crc in CHUNK.iter_unpack(stored)
+    """One for each 80 bytes of a chunk table (rafs-format 5.9); None for each NO_RECORD."""
+    return [
+        None if blob == NO_BLOB else (start, size, digest, crc if flags & CHUNK_HAS_CRC32 else None)
+        for digest, blob, flags, _, size, _, start, _, _, crc in CHUNK.iter_unpack(stored)
     ]
-    if NO_RECORD in stored:
-        size = CHUNK.size
-        found = [r if any(stored[i * size : (i + 1) * size]) else None for i, r in enumerate(found)]
-    return found
 
 
 _U32 = Struct("<I")

@@ -223,12 +223,9 @@ class Bootstrap(Protocol):
         """The chunks that hold bytes [offset, end) of a regular file, which has them, in that order."""
         ...
 
-    def chunk_records(self, blob_index: int, indexes: Sequence[int]) -> list[ChunkRecord | None]:
-        """v6: the chunk table's records of a blob's chunks, None for what it does not name; v5 has no such table."""
-        ...
-
     def stored_chunk_records(self, blob_index: int, indexes: Sequence[int]) -> bytes:
-        """As the table has them, 80 bytes each and zeros for None."""
+        """v6: the chunk table's records of a blob's chunks, 80 bytes each as they are stored (`v6.decode_chunk_records`),
+        NO_RECORD for what it does not name; v5 has no such table."""
         ...
 
     def neighbours(self, inode: Inode) -> Iterator[Chunk]:

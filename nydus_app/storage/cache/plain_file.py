@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from nydus_app.errors import CorruptChunk
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Chunk
-from nydus_app.storage.cache.chunk_file import Fetched
+from nydus_app.storage.cache.chunk_file import PAGE, Fetched
 
-PAGE = 4096
 MAX_PIECES = 1000
 """IOV_MAX is 1024, and padding takes a place of its own."""
 
