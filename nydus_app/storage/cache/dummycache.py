@@ -5,7 +5,6 @@ A few decoded chunks stay in memory, because a kernel reads a chunk of 1 MiB in 
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import MappingProxyType
 
 import trio
 
@@ -15,7 +14,7 @@ from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.chunk_file import Fetched
-from nydus_app.storage.cache.port import NOTHING, ChunksOf
+from nydus_app.storage.cache.port import NOTHING, NOTHING_FRESH, ChunksOf
 from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
 from nydus_app.storage.fetch import ChunkFetcher
@@ -46,7 +45,7 @@ class DummyCache:
         self._index = index
 
     is_bounded = False
-    fresh: Mapping[int, Buffer] = MappingProxyType({})
+    fresh = NOTHING_FRESH
 
     def is_ready(self, index: int) -> bool:
         return False

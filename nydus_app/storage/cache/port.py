@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Protocol
 
 from nydus_app.formats.codec.compress import Buffer
@@ -15,6 +16,10 @@ ChunksOf = Callable[[Sequence[int]], list[Chunk]]
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 """What a hold is where nothing ever leaves the file."""
+
+
+NOTHING_FRESH: Mapping[int, Buffer] = MappingProxyType({})
+"""Of a cache that fetches nothing ahead."""
 
 
 class ChunkCache(Protocol):

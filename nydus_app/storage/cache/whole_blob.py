@@ -10,12 +10,11 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from types import MappingProxyType
 
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.formats.recording import Span
-from nydus_app.storage.cache.port import NOTHING, ChunksOf
+from nydus_app.storage.cache.port import NOTHING, NOTHING_FRESH, ChunksOf
 
 log = logging.getLogger("nydus.storage")
 
@@ -24,7 +23,7 @@ class WholeBlob:
     """The ChunkCache of one blob; `fd` is closed with it."""
 
     is_bounded = False
-    fresh: Mapping[int, Buffer] = MappingProxyType({})
+    fresh = NOTHING_FRESH
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
