@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mounting import DEADLINE_S, Daemon, Mounts
+from nydus_app.formats import chunkmap
 from unix_http import call
 
 FILES, FOLDERS = 3000, 30
@@ -139,6 +140,21 @@ def test_it_ends_with_a_daemon_that_is_killed(run: Callable[..., Daemon], want: 
     daemon.kill()
     daemon.clear()
     until(lambda: not is_running(filler))
+
+
+def test_what_it_has_filled_is_noted_when_it_rests(run: Callable[..., Daemon], want: dict[str, str], tmp_path: Path) -> None:
+    cache, empty = tmp_path / "cache", tmp_path / "none"
+    empty.mkdir()
+    daemon = run(work_dir=cache)
+    assert digests(daemon.mountpoint) == want
+    assert fillers(daemon)
+    (file,) = cache.glob("*.chunk_map")
+    until(lambda: chunkmap.all_set(bytearray(file.read_bytes()[chunkmap.HEADER_SIZE :]), FILES))  # a chunk each
+    daemon.kill()
+    daemon.clear()
+    daemon = run(empty, work_dir=cache)
+    assert digests(daemon.mountpoint) == want
+    assert daemon.stop() == 0, daemon.output
 
 
 def is_running(pid: int) -> bool:

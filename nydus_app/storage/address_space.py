@@ -130,12 +130,15 @@ class AddressSpace:
             return []
         await self._places.load()
         if (run := self._places.run(offset, end)) is not None:
+            self._cache.follow(run.first, run.last)
             if run.first in self._cache.fresh:
                 if (parts := self._from_memory(run, offset, end)) is not None:
                     return parts
             elif (data := await self._from_file(run, offset, end)) is not None:
                 return [data]
         extents = self._places.extents(offset, end)
+        if run is None:
+            self._cache.follow(extents[0].index, extents[-1].index)
         with self._cache.hold(e.index for e in extents):
             return await self._read(extents, offset, end)
 
@@ -144,7 +147,6 @@ class AddressSpace:
         chunks = list(map(self._cache.fresh.get, range(run.first, run.last + 1)))
         if not all(chunks):
             return None
-        self._cache.follow(run.first, run.last)
         self._cache.drop_fresh(range(run.first, run.last + (run.stop <= end)))
         parts: list[Buffer] = []
         for data in chunks:
@@ -156,14 +158,12 @@ class AddressSpace:
     async def _from_file(self, run: Run, offset: int, end: int) -> Buffer | None:
         """None where not all of it is there."""
         with self._cache.hold(range(run.first, run.last + 1)):
-            if not self._cache.are_ready(run.first, run.last):
+            if not await self._cache.are_ready(run.first, run.last):
                 return None
-            self._cache.follow(run.first, run.last)
             return await pread_ready(self._cache.data_fd(), end - offset, offset)
 
     async def _read(self, extents: Sequence[Extent], offset: int, end: int) -> Sequence[Buffer]:
         cache = self._cache
-        cache.follow(extents[0].index, extents[-1].index)
         decoded = {e.index: data for e in extents if (data := cache.fresh.get(e.index)) is not None}
         missing = [e.index for e in extents if e.index not in decoded and not cache.is_ready(e.index)]
         if missing:

@@ -99,6 +99,17 @@ class ChunkFetcher:
     def is_fetching(self, index: int) -> bool:
         return index in self._inflight
 
+    async def join(self, first: int, last: int) -> bool:
+        """Wait for whoever fetches chunk `first`, for a reader of all up to `last`; False where nobody does."""
+        if (flight := self._inflight.get(first)) is None or not has_loop():
+            return False
+        began, began_ns = time.time(), time.monotonic_ns()
+        with self._background.demand.waiting():
+            await flight.wait()
+        if not flight.is_awaited:
+            self._was_late((first, last), self.index.chunks, began, time.monotonic_ns() - began_ns)
+        return True
+
     async def fetch(
         self, wanted: Sequence[int], chunks: ChunksOf, ahead: Iterable[Chunk], why: Why | None = None
     ) -> Mapping[int, Buffer]:
@@ -183,7 +194,7 @@ class ChunkFetcher:
         """A reader came for chunks that were under way, but not for him."""
         if waited_ns > LATE_NS:
             with suppress(InvalidImage):
-                late = entry(self.blob, Why.late, chunks(wanted))
+                late = entry(self.blob, Why.late, chunks(sorted({wanted[0], wanted[-1]})))
                 self._background.fetches.add(late._replace(time_s=time_s, latency_ns=waited_ns))
 
     def _located(self, wanted: Sequence[int], chunks: ChunksOf) -> list[Chunk]:
@@ -202,7 +213,7 @@ class ChunkFetcher:
             return
         if self._replayed and 0 not in self._replayed[first : last + 1]:
             return  # the recording knows better what he reads next
-        stream = self._streams.step(first, last)
+        asked, stream = first, self._streams.step(first, last)
         if stream is None:
             return
         here, end = index.end_of(last), len(index)
@@ -212,15 +223,15 @@ class ChunkFetcher:
             first = stream.frontier
             stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end)
             cold = self._cold(range(first, stream.frontier))
-            if cold and not self._is_ordered(nursery, cold):
+            if cold and not self._is_ordered(nursery, asked, cold):
                 try:
                     self._launch(nursery, index.chunks(cold), Why.ahead)
                 except NydusError as e:
                     log.debug("nothing is fetched ahead: %s", e)
 
-    def _is_ordered(self, nursery: trio.Nursery, cold: Sequence[int]) -> bool:
+    def _is_ordered(self, nursery: trio.Nursery, asked: int, cold: Sequence[int]) -> bool:
         """The process that fills caches has taken them over."""
-        return self._orders is not None and self._orders.fill(nursery, cold)
+        return self._orders is not None and self._orders.fill(nursery, asked, cold)
 
     async def replay(self, span: Span) -> None:
         """Ask for a span of the blob at once, and decode it when the index is here (see `cache/port`)."""

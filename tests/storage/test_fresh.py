@@ -62,7 +62,7 @@ class Cache:
         self.fresh: dict[int, Buffer] = {i: bytes([i + 1]) * (BLOCK + 7) for i in range(count)}
         self.dropped: list[int] = []
 
-    def are_ready(self, first: int, last: int) -> bool:
+    async def are_ready(self, first: int, last: int) -> bool:
         return True
 
     def is_ready(self, index: int) -> bool:

@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from struct import Struct
 
 from nydus_app.errors import InvalidImage
@@ -279,13 +280,13 @@ class BootstrapV6:
             self._records = self._index_chunk_table()
         numbers = self._records.get(blob_index, {})
         if isinstance(numbers, dict):
-            given = [numbers.get(i, 0) for i in indexes]
+            given = list(map(numbers.get, indexes, repeat(0)))
         else:
             given = [numbers[i] if i < len(numbers) else 0 for i in indexes]
         view, before, size = self._data.view, self._chunk_table[0] - CHUNK.size, CHUNK.size
         if given and given[0] and given == list(range(given[0], given[0] + len(given))):
             return bytes(view[before + given[0] * size : before + (given[-1] + 1) * size])
-        return b"".join([view[before + n * size :][:size] if n else NO_RECORD for n in given])
+        return b"".join([view[(at := before + n * size) : at + size] if n else NO_RECORD for n in given])
 
     def _index_chunk_table(self) -> dict[int, "array[int] | dict[int, int]"]:
         """By blob: record number + 1 of each chunk index; an array where indexes are dense and many.

@@ -96,8 +96,13 @@ class BlobCache:
     def is_ready(self, index: int) -> bool:
         return self._is_plain and self.is_stored(index)
 
-    def are_ready(self, first: int, last: int) -> bool:
-        return self._is_plain and last < len(self._ready) and self._ready.find(0, first, last + 1) < 0
+    async def are_ready(self, first: int, last: int) -> bool:
+        if not self._is_plain or last >= len(self._ready):
+            return False
+        while (first := self._ready.find(0, first, last + 1)) >= 0:
+            if not await self._fetcher.join(first, last) or not self._ready[first]:
+                return False
+        return True
 
     def has_none_of(self, indexes: range) -> bool:
         is_kept = self._ready.find(1, indexes.start, indexes.stop) >= 0

@@ -52,7 +52,7 @@ class DummyCache:
 
     is_stored = is_ready
 
-    def are_ready(self, first: int, last: int) -> bool:
+    async def are_ready(self, first: int, last: int) -> bool:
         return False
 
     def is_kept(self, index: int) -> bool:

@@ -38,8 +38,8 @@ class ChunkCache(Protocol):
         """The chunk can be read from `data_fd`, verified as configured. Never waits."""
         ...
 
-    def are_ready(self, first: int, last: int) -> bool:
-        """`is_ready` of all chunks from `first` to `last`."""
+    async def are_ready(self, first: int, last: int) -> bool:
+        """`is_ready` of all chunks from `first` to `last`, after what is on its way to the file has come; fetches nothing."""
         ...
 
     def follow(self, first: int, last: int) -> None:

@@ -31,7 +31,7 @@ class WholeBlob:
     def is_ready(self, index: int) -> bool:
         return True
 
-    def are_ready(self, first: int, last: int) -> bool:
+    async def are_ready(self, first: int, last: int) -> bool:
         return True
 
     def hold(self, indexes: Iterable[int]) -> AbstractContextManager[None]:

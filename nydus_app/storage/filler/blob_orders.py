@@ -19,8 +19,12 @@ from nydus_app.storage.filler.wire import BlobHere, Report
 from nydus_app.storage.inflight import Flight, InFlight
 from nydus_app.storage.workers import Workers
 
-FEW = 2
-"""A chunk of a MiB costs the codec, which holds no lock: threads decode several at a time."""
+SMALL_BYTES = 512 << 10
+"""Larger chunks cost the codec, which holds no lock: threads decode several at a time."""
+
+NOTED_TOGETHER = 16
+"""What so many orders brought is noted at a time for who comes after the daemon, or what there is when none is left: a thread
+that is woken for each of them is in the readers' way (measured: 1.1 of the small files a second without)."""
 
 
 @runtime_checkable
@@ -74,12 +78,18 @@ class BlobOrders:
         self._workers = workers
         self._background = background
         self._is_closed = False
+        self._under_way = self._unnoted = 0
         self._attached: tuple[int, int] | None = None  # to which process, by what number
 
-    def fill(self, nursery: trio.Nursery, indexes: Sequence[int]) -> bool:
-        """These chunks, which nobody has, are on their way from now on; False, and nothing changed, where they are not."""
+    def fill(self, nursery: trio.Nursery, asked: int, indexes: Sequence[int]) -> bool:
+        """These chunks, which nobody has, are on their way from now on; False, and nothing changed, where they are not.
+
+        They follow a read that began with chunk `asked`; where all from there on are large, threads are faster.
+        """
+        if self._index.span(asked, indexes[-1])[1] >= SMALL_BYTES * (indexes[-1] + 1 - asked):
+            return False
         filler, fd = self._background.filler, self._store.file_to_fill()
-        if fd is None or not filler.is_at_hand(nursery) or len(indexes) < FEW:
+        if fd is None or not filler.is_at_hand(nursery):
             return False
         if (number := self._number(filler, fd)) is None:
             return False
@@ -88,6 +98,7 @@ class BlobOrders:
         table, records = self._index.stored(indexes)
         flight = self._inflight.claim(indexes, is_awaited=False)
         if filler.order(number, indexes, table, records, partial(self._reported, indexes, flight, entry)):
+            self._under_way += 1
             return True
         self._inflight.end(indexes)  # no checkpoint since they were claimed: nobody waits
         return False
@@ -106,13 +117,17 @@ class BlobOrders:
     def _reported(
         self, indexes: Sequence[int], flight: Flight[Buffer | NydusError], entry: Fetch, report: Report | None
     ) -> None:
+        self._under_way -= 1
         if report is not None and not self._is_closed:
             failed = frozenset(report.failed)
             self._store.filled([i for i in indexes if i not in failed] if failed else indexes)
-            self._workers.submit(self._store.note_filled)
+            self._unnoted += 1
             self._tell(entry, report)
         self._inflight.end(indexes)
         flight.land({})  # who waits finds them in the file, or tries himself
+        if self._unnoted >= (NOTED_TOGETHER if self._under_way else 1):
+            self._unnoted = 0
+            self._workers.submit(self._store.note_filled)
 
     def _tell(self, entry: Fetch, report: Report) -> None:
         for offset, size, chunks, read_ns, latency_ns in report.filled:
@@ -124,4 +139,4 @@ class BlobOrders:
     def close(self) -> None:
         if self._attached is not None and self._attached[0] == self._background.filler.generation:
             self._background.filler.detach(self._attached[1])
-        self._attached, self._is_closed = None, True
+        self._attached, self._is_closed, self._unnoted = None, True, 0  # who closes the store notes the rest

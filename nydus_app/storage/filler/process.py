@@ -4,6 +4,7 @@ It knows no image and opens no file: orders bring the chunks' records, and descr
 nothing: what it has written counts when the daemon has its report (law 2). It ends when the daemon does.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -42,6 +43,7 @@ def main(fd: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
     keep_freed_memory()
+    gc.disable()  # nothing here refers to itself
     blobs: dict[int, _Blob] = {}
     with socket.socket(fileno=fd) as daemon, suppress(ConnectionError):
         daemon.send(Report(0, [], [], "").encode())
