@@ -48,6 +48,7 @@ class Background:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
+            self.filler.listen(nursery)
             for task in self.tasks:
                 nursery.start_soon(_guarded, task)
             try:

@@ -208,13 +208,17 @@ class ChunkFetcher:
 
     def follow(self, first: int, last: int) -> None:
         """A reader has asked for chunks `first` to `last`: fetch ahead of him if he reads on and on."""
-        nursery, index = self._background.nursery, self.index
-        if nursery is None or not self._lookahead or not len(index):
+        background, index = self._background, self.index
+        if not (background.nursery or background.is_served) or not self._lookahead or not len(index):
             return
         if self._replayed and 0 not in self._replayed[first : last + 1]:
             return  # the recording knows better what he reads next
         asked, stream = first, self._streams.step(first, last)
         if stream is None:
+            return
+        if (nursery := background.nursery) is None or not has_loop():
+            if self._orders is not None:
+                self._orders.expect()
             return
         here, end = index.end_of(last), len(index)
         # One request for all that is far; what lies here is read in pieces, which threads share.

@@ -261,12 +261,18 @@ class ChunkTable:
         return self._index, index, offset, size, start, length, is_compressed, None, crc, part
 
 
-def merged(blob: Blob, placed: Row, record: ChunkRecord | tuple[int, int, bytes | None, int | None] | None) -> Chunk:
-    """What bootstrap and blob say of a chunk. Raises InvalidImage where they disagree."""
-    if record is None:
-        return make(Chunk, placed)
-    start, size, digest, crc = record
-    number, index, offset, length, placed_start, placed_size, is_compressed, _, placed_crc, part = placed
+def merged(
+    blob: Blob,
+    placed: Row,
+    record: ChunkRecord | tuple[int, int, bytes | None, int | None] | None,
+    index: int | None = None,
+) -> Chunk:
+    """What bootstrap and blob say of a chunk; `index` is its own where that of its row is not. Raises InvalidImage
+    where they disagree.
+    """
+    number, at, offset, length, placed_start, placed_size, is_compressed, _, placed_crc, part = placed
+    index = at if index is None else index
+    start, size, digest, crc = record or (placed_start, placed_size, None, None)
     if placed_start != start or placed_size != size:
         raise InvalidImage(f"chunk {index} of blob {blob.id}: bootstrap and blob disagree on its place")
     crc = placed_crc if crc is None else crc
@@ -279,8 +285,7 @@ def chunks_of_records(
     """Chunks from a table of their own records only; of a blob without units. Raises InvalidImage."""
     count = len(indexes)
     rows = ChunkTable(memoryview(table), blob, CiHeader(0, 0, count, 0, 0, 0, ContextArea(0, 0, 0))).rows(0, count)
-    numbered = [(row[0], index, *row[2:]) for index, row in zip(indexes, rows, strict=True)]
-    return [merged(blob, *both) for both in zip(numbered, records, strict=True)]
+    return [merged(blob, *both) for both in zip(rows, records, indexes, strict=True)]
 
 
 def over_read(size: int) -> int:

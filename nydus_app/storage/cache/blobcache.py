@@ -30,7 +30,7 @@ from nydus_app.formats.recording import Span
 from nydus_app.storage.backend.port import BlobReader
 from nydus_app.storage.background import Background
 from nydus_app.storage.cache.blob_files import BlobFiles, Keeping, data_path, open_blob_files
-from nydus_app.storage.cache.chunk_file import Fetched, check_place
+from nydus_app.storage.cache.chunk_file import Fetched, check_places
 from nydus_app.storage.cache.port import NOTHING, ChunksOf
 from nydus_app.storage.cache.recent import Recent
 from nydus_app.storage.chunk_index import ChunkIndex
@@ -293,7 +293,7 @@ class BlobCache:
         return Why.evicted if self._had and any(self._had[i] for i in indexes if i < len(self._had)) else Why.cold
 
     def check(self, chunk: Chunk) -> None:
-        check_place(self._blob, chunk)
+        check_places(self._blob, (chunk,))
 
     # ---- for the process that fills caches (`filler/`) ----------------------------------------
 

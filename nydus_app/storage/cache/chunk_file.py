@@ -5,7 +5,7 @@
     raw_file         `<id>.blob.raw`   as they lie in the blob
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from nydus_app.errors import InvalidImage
@@ -28,11 +28,12 @@ class Fetched(NamedTuple):
 PAGE = 4096
 
 
-def check_place(blob: Blob, chunk: Chunk) -> None:
+def check_places(blob: Blob, chunks: Iterable[Chunk]) -> None:
     """A record must not write outside the blob's address space, nor mark another's bit. Raises InvalidImage."""
-    end = chunk.uncompressed_offset + chunk.uncompressed_size
-    if chunk.index >= blob.chunk_count or end > -(-blob.uncompressed_size // PAGE) * PAGE:
-        raise InvalidImage(f"chunk {chunk.index} lies outside of blob {blob.id}")
+    count, size = blob.chunk_count, -(-blob.uncompressed_size // PAGE) * PAGE
+    for _, index, _, _, start, length, _, _, _, _ in chunks:
+        if index >= count or start + length > size:
+            raise InvalidImage(f"chunk {index} lies outside of blob {blob.id}")
 
 
 class ChunkFile(Protocol):

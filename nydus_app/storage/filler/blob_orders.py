@@ -81,6 +81,11 @@ class BlobOrders:
         self._under_way = self._unnoted = 0
         self._attached: tuple[int, int] | None = None  # to which process, by what number
 
+    def expect(self) -> None:
+        """Somebody reads on, and there is no loop yet that could order: the process takes as long to begin."""
+        if self._store.file_to_fill() is not None:
+            self._background.filler.start()
+
     def fill(self, nursery: trio.Nursery, asked: int, indexes: Sequence[int]) -> bool:
         """These chunks, which nobody has, are on their way from now on; False, and nothing changed, where they are not.
 

@@ -4,11 +4,11 @@ Chunks of small files cost more in the interpreter than in the codec, and an int
 decodes ahead is in the way of the very readers that it is done for. A process has a lock of its own (measured on two
 cores: 1.1 of the small files a second, for half of the daemon's own processor time).
 
-It is started when somebody reads a local blob on and on, and ended when nobody has for IDLE_S. Nobody depends on it:
+It is started when somebody reads a local blob on and on, and ended when it has had no order for IDLE_S. Nobody depends on it:
 where it cannot be had, is killed or stands still, its orders are given up, and worker threads do what readers ask for. It
 can do no harm then: what it writes is verified, and nobody is told.
 
-Concurrency: on the trio thread.
+Concurrency: on the trio thread; `start` also before there is a loop.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Filler:
         self._process: Process | None = None
         self._since = 0.0  # when something was heard of it last, or it was given something to do
         self._socket: socket.socket | None = None
-        self._is_ready = False
+        self._is_listened_to = self._is_ready = False
         self._orders: dict[int, Reported] = {}
         self._blobs = 0
         self._last_order = 0
@@ -63,8 +63,8 @@ class Filler:
 
     def is_at_hand(self, nursery: trio.Nursery) -> bool:
         """It is there, and can do more; else it is started, where it can be."""
-        if self._socket is None and self._failures < MAX_FAILURES and len(os.sched_getaffinity(0)) > 1:
-            self._start(nursery)
+        self.start()
+        self.listen(nursery)
         return self._is_ready and len(self._orders) < MAX_ORDERS
 
     def attach(self, here: BlobHere, blob_fd: int, data_fd: int) -> int | None:
@@ -92,7 +92,7 @@ class Filler:
             return
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
-        self._socket, self._is_ready = None, False
+        self._socket, self._is_listened_to, self._is_ready = None, False, False
         if self._process is not None:
             _end(self._process)
             self._process = None
@@ -111,7 +111,10 @@ class Filler:
 
     # ---- the process --------------------------------------------------------------------------
 
-    def _start(self, nursery: trio.Nursery) -> None:
+    def start(self) -> None:
+        """Returns at once. Not where there is one already, or none can be."""
+        if self._socket is not None or self._failures >= MAX_FAILURES or len(os.sched_getaffinity(0)) < 2:
+            return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         theirs.setblocking(True)
         try:
@@ -124,9 +127,14 @@ class Filler:
         finally:
             theirs.close()
         self.generation += 1
-        self._since = trio.current_time()
         self._socket = ours
-        nursery.start_soon(self._listen, ours)
+
+    def listen(self, nursery: trio.Nursery) -> None:
+        """To the process that has been started, if there is one."""
+        if self._socket is not None and not self._is_listened_to:
+            self._is_listened_to = True
+            self._since = trio.current_time()
+            nursery.start_soon(self._listen, self._socket)
 
     async def _listen(self, ours: socket.socket) -> None:
         """Until the process ends, stands still or is no longer wanted."""

@@ -21,7 +21,7 @@ from nydus_app.formats.rafs.v6 import decode_chunk_records
 from nydus_app.formats.rafs.values import BlobFeatures
 from nydus_app.linux.malloc import keep_freed_memory
 from nydus_app.storage.backend.extent import Extent, ExtentReader
-from nydus_app.storage.cache.chunk_file import Fetched, check_place
+from nydus_app.storage.cache.chunk_file import Fetched, check_places
 from nydus_app.storage.cache.plain_file import PlainFile
 from nydus_app.storage.filler.wire import MAX_MESSAGE, BlobHere, Filled, Gone, Order, Report, decode_message
 from nydus_app.storage.plan import JOB_BYTES, Window, plan_windows
@@ -76,8 +76,7 @@ def _fill(blob: _Blob, order: Order) -> Report:
     records = decode_chunk_records(order.records)
     try:
         chunks = chunks_of_records(blob.here.blob, order.indexes, order.table, records)
-        for chunk in chunks:
-            check_place(blob.here.blob, chunk)
+        check_places(blob.here.blob, chunks)
         for window in plan_windows(chunks, (), JOB_BYTES):
             filled.append(_fill_window(blob, window, failed))
     except InvalidImage as e:  # who wants chunks whose records are right asks for them one by one

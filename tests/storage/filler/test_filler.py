@@ -212,6 +212,26 @@ def test_who_has_nothing_to_do_ends_and_comes_again(files: Files, monkeypatch: p
     running(work)
 
 
+def test_it_can_be_started_before_there_is_a_loop(files: Files) -> None:
+    filler = Filler()
+    filler.start()
+    filler.start()
+    assert filler.generation == 1
+
+    async def main() -> None:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                filler.listen(nursery)
+                await ready(filler, nursery)
+                reports = Reports()
+                assert filler.order(attached(filler, files), [7], table(7), NO_RECORD, reports)
+                assert await reports.wait() is not None and files.has(7)
+                filler.close()
+
+    trio.run(main)
+    assert filler.generation == 1
+
+
 def test_more_than_a_message_holds_is_not_taken(files: Files) -> None:
     async def work(filler: Filler, nursery: trio.Nursery) -> None:
         assert not filler.order(attached(filler, files), range(2000), bytes(16 * 2000), bytes(80 * 2000), Reports())
