@@ -62,7 +62,7 @@ def digests(root: Path, seen: Callable[[], None] = lambda: None) -> dict[str, st
 
 @pytest.fixture
 def run(image: Path, mounts: Mounts, tmp_path: Path) -> Callable[..., Daemon]:
-    """A daemon whose loop runs; before it does nothing is fetched ahead."""
+    """A daemon whose loop runs."""
 
     def start(blobs: Path = image / "blobs", **changes: object) -> Daemon:
         sock = tmp_path / "api.sock"
@@ -111,6 +111,14 @@ def test_all_is_right_and_the_next_daemon_needs_no_blob(
     assert not os.path.exists(f"/proc/{filler}")
     daemon = run(empty, work_dir=cache, data_path=data_path)
     assert digests(daemon.mountpoint) == want
+    assert daemon.stop() == 0, daemon.output
+
+
+@pytest.mark.parametrize("data_path", ["auto", "fuse"])
+def test_who_reads_before_the_loop_runs(mounts: Mounts, image: Path, want: dict[str, str], data_path: str) -> None:
+    daemon = mounts.nydusd(image / "boot", image / "blobs", data_path=data_path)
+    assert digests(daemon.mountpoint) == want
+    assert fillers(daemon)
     assert daemon.stop() == 0, daemon.output
 
 

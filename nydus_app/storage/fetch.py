@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import trio
 
@@ -101,10 +101,10 @@ class ChunkFetcher:
 
     async def join(self, first: int, last: int) -> bool:
         """Wait for whoever fetches chunk `first`, for a reader of all up to `last`; False where nobody does."""
-        if (flight := self._inflight.get(first)) is None or not has_loop():
+        if (flight := self._inflight.get(first)) is None:
             return False
         began, began_ns = time.time(), time.monotonic_ns()
-        with self._background.demand.waiting():
+        with self._background.demand.waiting() if has_loop() else nullcontext():
             await flight.wait()
         if not flight.is_awaited:
             self._was_late((first, last), self.index.chunks, began, time.monotonic_ns() - began_ns)
@@ -216,10 +216,9 @@ class ChunkFetcher:
         asked, stream = first, self._streams.step(first, last)
         if stream is None:
             return
-        if (nursery := background.nursery) is None or not has_loop():
-            if self._orders is not None:
-                self._orders.expect()
-            return
+        nursery = background.nursery if has_loop() else None
+        if nursery is None and (has_loop() or self._orders is None):
+            return  # before there is a loop the process alone fetches ahead
         here, end = index.end_of(last), len(index)
         # One request for all that is far; what lies here is read in pieces, which threads share.
         at_once = here if self._pread is not None else here + self._lookahead
@@ -228,12 +227,15 @@ class ChunkFetcher:
             stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end)
             cold = self._cold(range(first, stream.frontier))
             if cold and not self._is_ordered(nursery, asked, cold):
+                if nursery is None:
+                    stream.frontier = first  # who comes next may have it fetched
+                    return
                 try:
                     self._launch(nursery, index.chunks(cold), Why.ahead)
                 except NydusError as e:
                     log.debug("nothing is fetched ahead: %s", e)
 
-    def _is_ordered(self, nursery: trio.Nursery, asked: int, cold: Sequence[int]) -> bool:
+    def _is_ordered(self, nursery: trio.Nursery | None, asked: int, cold: Sequence[int]) -> bool:
         """The process that fills caches has taken them over."""
         return self._orders is not None and self._orders.fill(nursery, asked, cold)
 

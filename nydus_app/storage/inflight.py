@@ -6,10 +6,12 @@ thread has stored its data and made them ready: between landing and end whoever 
 at once, and who finds it gone finds them ready.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
 
 import trio
+
+from nydus_app.storage.hop import has_loop
 
 T = TypeVar("T")
 
@@ -17,15 +19,18 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """The outcomes of one job, by chunk index; a job that was given up has none.
 
-    `is_awaited`: it was begun for somebody who waits.
+    `is_awaited`: it was begun for somebody who waits. `wait_here` blocks until it has landed, which takes no loop.
     """
 
     def __init__(self, is_awaited: bool) -> None:
         self.is_awaited = is_awaited
+        self.wait_here: Callable[[], None] | None = None
         self._outcomes: Mapping[int, T] | None = None
         self._landed: trio.Event | None = None
 
     async def wait(self) -> Mapping[int, T]:
+        if self._outcomes is None and self.wait_here is not None and not has_loop():
+            self.wait_here()
         if self._outcomes is None:
             if self._landed is None:
                 self._landed = trio.Event()

@@ -29,9 +29,9 @@ SWITCH_S = 0.0001
 READ_S, QUIET_S = 0.1, 0.02
 """A read, and the pause before the next one of the same reader, are over within these, or leave the interpreter alone."""
 
-PATIENCE_S = 0.8
-"""So long at most the first reader has precedence over the loop, which brings the API, and gets a third more than beside it
-(measured). Later ones would only put off what looks ahead of them."""
+PATIENCE_S = 2.0
+"""So long at most readers have precedence over the loop, which brings the API. Who starts daemons waits five times as long for
+its socket, and reads only then."""
 
 
 class EarlyAnswers:
@@ -51,11 +51,9 @@ class EarlyAnswers:
         self._thread.start()
 
     def stand_back(self) -> None:
-        """Returns when nobody reads, the first reader has paused, somebody waits for the loop, or after PATIENCE_S."""
+        """Returns when nobody reads, or readers pause, somebody waits for the loop, or after PATIENCE_S."""
         while time.monotonic() < min(self._quiet_from, self._patient_until) and not self._postponed:
             time.sleep(QUIET_S / 10)
-        if self._quiet_from:
-            self._patient_until = 0.0
 
     def end(self) -> list[memoryview]:
         """The messages that wait for an answer, in their order. Called once."""

@@ -81,15 +81,11 @@ class BlobOrders:
         self._under_way = self._unnoted = 0
         self._attached: tuple[int, int] | None = None  # to which process, by what number
 
-    def expect(self) -> None:
-        """Somebody reads on, and there is no loop yet that could order: the process takes as long to begin."""
-        if self._store.file_to_fill() is not None:
-            self._background.filler.start()
-
-    def fill(self, nursery: trio.Nursery, asked: int, indexes: Sequence[int]) -> bool:
+    def fill(self, nursery: trio.Nursery | None, asked: int, indexes: Sequence[int]) -> bool:
         """These chunks, which nobody has, are on their way from now on; False, and nothing changed, where they are not.
 
-        They follow a read that began with chunk `asked`; where all from there on are large, threads are faster.
+        They follow a read that began with chunk `asked`; where all from there on are large, threads are faster. No nursery:
+        there is no loop yet.
         """
         if self._index.span(asked, indexes[-1])[1] >= SMALL_BYTES * (indexes[-1] + 1 - asked):
             return False
@@ -102,7 +98,9 @@ class BlobOrders:
         entry = request_entry(self._blob, Why.ahead, chunks, (0, 0))._replace(asked=self._index.span(*chunks))
         table, records = self._index.stored(indexes)
         flight = self._inflight.claim(indexes, is_awaited=False)
-        if filler.order(number, indexes, table, records, partial(self._reported, indexes, flight, entry)):
+        order = filler.order(number, indexes, table, records, partial(self._reported, indexes, flight, entry))
+        if order is not None:
+            flight.wait_here = partial(filler.wait_here, order)
             self._under_way += 1
             return True
         self._inflight.end(indexes)  # no checkpoint since they were claimed: nobody waits

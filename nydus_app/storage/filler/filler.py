@@ -8,7 +8,7 @@ It is started when somebody reads a local blob on and on, and ended when it has 
 where it cannot be had, is killed or stands still, its orders are given up, and worker threads do what readers ask for. It
 can do no harm then: what it writes is verified, and nobody is told.
 
-Concurrency: on the trio thread; `start` also before there is a loop.
+Concurrency: on the trio thread, or before there is a loop (`hop`): its reports are then taken when somebody asks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -61,10 +62,13 @@ class Filler:
         self._last_order = 0
         self._failures = 0
 
-    def is_at_hand(self, nursery: trio.Nursery) -> bool:
-        """It is there, and can do more; else it is started, where it can be."""
-        self.start()
-        self.listen(nursery)
+    def is_at_hand(self, nursery: trio.Nursery | None) -> bool:
+        """It is there, and can do more; else it is started, where it can be. No nursery: there is no loop yet."""
+        self._start()
+        if nursery is None:
+            self._look(0)
+        else:
+            self.listen(nursery)
         return self._is_ready and len(self._orders) < MAX_ORDERS
 
     def attach(self, here: BlobHere, blob_fd: int, data_fd: int) -> int | None:
@@ -75,22 +79,41 @@ class Filler:
     def detach(self, blob: int) -> None:
         self._send(Gone(blob).encode())
 
-    def order(self, blob: int, indexes: Sequence[int], table: bytes, records: bytes, reported: Reported) -> bool:
-        """False where it cannot take the order; `reported` is called later, once, where it can."""
+    def order(self, blob: int, indexes: Sequence[int], table: bytes, records: bytes, reported: Reported) -> int | None:
+        """The order's number; None where it cannot take it. `reported` is called later, once, where it can."""
         number = self._last_order + 1
         if not self._send(Order(number, blob, indexes, table, records).encode()):
-            return False
+            return None
         if not self._orders:
-            self._since = trio.current_time()
+            self._since = time.monotonic()
         self._last_order = number
         self._orders[number] = reported
-        return True
+        return number
+
+    def wait_here(self, order: int) -> None:
+        """Until what became of it is known. Blocks: before there is a loop."""
+        while order in self._orders:
+            if (left := self._deadline() - time.monotonic()) > 0:
+                self._look(left)
+            else:
+                self._failed("stands still")
+                self.close()
+
+    def _look(self, timeout_s: float) -> None:
+        if self._socket is None:
+            return
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if poll.poll(timeout_s * 1000) and not self._take_reports(self._socket):
+            self._failed("has ended")
+            self.close()
 
     def close(self) -> None:
         """End the process. What it was ordered is given up."""
         if self._socket is None:
             return
-        trio.lowlevel.notify_closing(self._socket)
+        if self._is_listened_to:
+            trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
         self._socket, self._is_listened_to, self._is_ready = None, False, False
         if self._process is not None:
@@ -111,8 +134,8 @@ class Filler:
 
     # ---- the process --------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Returns at once. Not where there is one already, or none can be."""
+    def _start(self) -> None:
+        """Not where there is one already, or none can be."""
         if self._socket is not None or self._failures >= MAX_FAILURES or len(os.sched_getaffinity(0)) < 2:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -133,14 +156,14 @@ class Filler:
         """To the process that has been started, if there is one."""
         if self._socket is not None and not self._is_listened_to:
             self._is_listened_to = True
-            self._since = trio.current_time()
+            self._since = time.monotonic()
             nursery.start_soon(self._listen, self._socket)
 
     async def _listen(self, ours: socket.socket) -> None:
         """Until the process ends, stands still or is no longer wanted."""
         try:
-            while (deadline := self._deadline()) > trio.current_time():
-                with trio.move_on_at(deadline) as patience:
+            while (left := self._deadline() - time.monotonic()) > 0:
+                with trio.move_on_after(left) as patience:
                     await trio.lowlevel.wait_readable(ours)
                 if not patience.cancelled_caught and not self._take_reports(ours):
                     self._failed("has ended")
@@ -158,7 +181,7 @@ class Filler:
 
     def _take_reports(self, ours: socket.socket) -> bool:
         """All that are there; False where no more will come."""
-        self._since = trio.current_time()
+        self._since = time.monotonic()
         with suppress(BlockingIOError):
             while message := _received(ours):
                 report = decode_report(message)

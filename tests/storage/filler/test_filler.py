@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -212,24 +213,52 @@ def test_who_has_nothing_to_do_ends_and_comes_again(files: Files, monkeypatch: p
     running(work)
 
 
-def test_it_can_be_started_before_there_is_a_loop(files: Files) -> None:
+@pytest.fixture
+def early() -> Iterator[Filler]:
+    """Ready, and nobody has a loop."""
     filler = Filler()
-    filler.start()
-    filler.start()
-    assert filler.generation == 1
+    end = time.monotonic() + 30
+    while not filler.is_at_hand(None):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    yield filler
+    filler.close()
+
+
+def test_before_there_is_a_loop_who_wants_an_order_waits_for_it(files: Files, early: Filler) -> None:
+    number, got = attached(early, files), []
+    orders = [early.order(number, [i], table(i), NO_RECORD, got.append) for i in (7, 8, 9)]
+    assert orders[1] is not None
+    early.wait_here(orders[1])
+    assert files.has(7) and files.has(8) and len(got) >= 2 and None not in got
 
     async def main() -> None:
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
-                filler.listen(nursery)
-                await ready(filler, nursery)
+                early.listen(nursery)
                 reports = Reports()
-                assert filler.order(attached(filler, files), [7], table(7), NO_RECORD, reports)
-                assert await reports.wait() is not None and files.has(7)
-                filler.close()
+                assert early.order(number, [10], table(10), NO_RECORD, reports)
+                assert await reports.wait() is not None and files.has(9) and files.has(10)
+                early.close()
 
     trio.run(main)
-    assert filler.generation == 1
+    assert early.generation == 1 and len(got) == 3
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
+def test_before_there_is_a_loop_nobody_waits_for_ever(
+    files: Files, early: Filler, sig: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENCE_S", 0.5)
+    number, pid, got = attached(early, files), pid_of(early), []
+    os.kill(pid, signal.SIGSTOP)
+    order = early.order(number, [1], table(1), NO_RECORD, got.append)
+    assert order is not None
+    os.kill(pid, sig)
+    early.wait_here(order)
+    assert got == [None]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_more_than_a_message_holds_is_not_taken(files: Files) -> None:
