@@ -29,9 +29,9 @@ SWITCH_S = 0.0001
 READ_S, QUIET_S = 0.1, 0.02
 """A read, and the pause before the next one of the same reader, are over within these, or leave the interpreter alone."""
 
-PATIENCE_S = 2.0
-"""So long at most readers have precedence over the loop, which brings the API. Who starts daemons waits five times as long for
-its socket, and reads only then."""
+PATIENCE_S = 1.5
+"""So long at most readers have precedence over the loop, which brings the API, and several threads to decode large chunks in.
+Who starts daemons waits six times as long for the socket, and reads only then."""
 
 
 class EarlyAnswers:
