@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import trio
 
+from nydus_app.storage.hop import has_loop
+
 QUIET_S = 0.05
 PATIENCE_S = 1.0
 """So long a pause is waited for; a reader who waits is waited for without end."""
@@ -25,7 +27,10 @@ class Demand:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """A reader waits inside of the block."""
+        """A reader waits inside of the block. Before there is a loop, nothing is fetched that could stand back."""
+        if not has_loop():
+            yield
+            return
         self._waiting += 1
         try:
             yield

@@ -104,7 +104,7 @@ class ChunkFetcher:
         if (flight := self._inflight.get(first)) is None:
             return False
         began, began_ns = time.time(), time.monotonic_ns()
-        with self._background.demand.waiting() if has_loop() else nullcontext():
+        with self._background.demand.waiting():
             await flight.wait()
         if not flight.is_awaited:
             self._was_late((first, last), self.index.chunks, began, time.monotonic_ns() - began_ns)
@@ -118,11 +118,8 @@ class ChunkFetcher:
 
         The index has been loaded. A reader waits for them unless `why` says that they are fetched for none.
         """
-        if why is not None or not has_loop():
+        with self._background.demand.waiting() if why is None else nullcontext():
             outcomes = await self._fetch(wanted, chunks, ahead, why)
-        else:
-            with self._background.demand.waiting():
-                outcomes = await self._fetch(wanted, chunks, ahead, None)
         got: dict[int, Buffer] = {}
         for index, outcome in outcomes.items():
             if isinstance(outcome, NydusError):
@@ -216,8 +213,9 @@ class ChunkFetcher:
         asked, stream = first, self._streams.step(first, last)
         if stream is None:
             return
-        nursery = background.nursery if has_loop() else None
-        if nursery is None and (has_loop() or self._orders is None):
+        is_early = not has_loop()
+        nursery = None if is_early else background.nursery
+        if nursery is None and not (is_early and self._orders is not None):
             return  # before there is a loop the process alone fetches ahead
         here, end = index.end_of(last), len(index)
         # One request for all that is far; what lies here is read in pieces, which threads share.

@@ -15,18 +15,14 @@ from __future__ import annotations
 
 import logging
 import os
-import select
-import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import trio
 
-from nydus_app.storage.filler.wire import MAX_MESSAGE, BlobHere, Gone, Order, Report, decode_report
+from nydus_app.storage.filler.child import Child, spawn
+from nydus_app.storage.filler.wire import BlobHere, Gone, Order, Report, decode_report
 
 log = logging.getLogger("nydus.storage")
 
@@ -39,11 +35,6 @@ MAX_ORDERS = 16
 MAX_FAILURES = 3
 """After so many ends that nobody wanted it is not started again."""
 
-END_MS = 200
-
-PROGRAM = "import sys; fd, *sys.path = sys.argv[1:]; from nydus_app.storage.filler.process import main; main(int(fd))"
-CHILD_FD = 3
-
 Reported = Callable[[Report | None], None]
 """Called with what became of an order, or None when it was given up."""
 
@@ -53,10 +44,9 @@ class Filler:
 
     def __init__(self) -> None:
         self.generation = 0
-        self._process: Process | None = None
+        self._child: Child | None = None
         self._since = 0.0  # when something was heard of it last, or it was given something to do
-        self._socket: socket.socket | None = None
-        self._is_listened_to = self._is_ready = False
+        self._is_listened_to = False
         self._orders: dict[int, Reported] = {}
         self._blobs = 0
         self._last_order = 0
@@ -66,10 +56,10 @@ class Filler:
         """It is there, and can do more; else it is started, where it can be. No nursery: there is no loop yet."""
         self._start()
         if nursery is None:
-            self._look(0)
+            self._look()
         else:
             self.listen(nursery)
-        return self._is_ready and len(self._orders) < MAX_ORDERS
+        return self._child is not None and self._child.is_ready and len(self._orders) < MAX_ORDERS
 
     def attach(self, here: BlobHere, blob_fd: int, data_fd: int) -> int | None:
         """A number for the blob's orders; `here` is given it. None where it is not to be had. The descriptors stay the caller's."""
@@ -92,139 +82,88 @@ class Filler:
 
     def wait_here(self, order: int) -> None:
         """Until what became of it is known. Blocks: before there is a loop."""
-        while order in self._orders:
-            if (left := self._deadline() - time.monotonic()) > 0:
-                self._look(left)
-            else:
-                self._failed("stands still")
-                self.close()
+        while order in self._orders and self._child is not None:
+            self._child.wait(self._left_s())
+            self._look()
 
-    def _look(self, timeout_s: float) -> None:
-        if self._socket is None:
-            return
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if poll.poll(timeout_s * 1000) and not self._take_reports(self._socket):
-            self._failed("has ended")
-            self.close()
+    def listen(self, nursery: trio.Nursery) -> None:
+        """To the process that has been started, if there is one."""
+        if self._child is not None and not self._is_listened_to:
+            self._is_listened_to = True
+            nursery.start_soon(self._listen, self._child)
 
     def close(self) -> None:
         """End the process. What it was ordered is given up."""
-        if self._socket is None:
+        if self._child is None:
             return
         if self._is_listened_to:
-            trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
-        self._socket, self._is_listened_to, self._is_ready = None, False, False
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
+            trio.lowlevel.notify_closing(self._child.socket)
+        self._child.end()
+        self._child, self._is_listened_to = None, False
         orders, self._orders = self._orders, {}
         for reported in orders.values():
             reported(None)
 
     def _send(self, message: bytes, fds: tuple[int, ...] = ()) -> bool:
-        if self._socket is None or not self._is_ready or len(message) > MAX_MESSAGE:
-            return False
-        try:
-            socket.send_fds(self._socket, [message], fds)
-        except OSError:  # it is too busy to read, or gone; who listens will see
-            return False
-        return True
-
-    # ---- the process --------------------------------------------------------------------------
+        return self._child is not None and self._child.send(message, fds)
 
     def _start(self) -> None:
         """Not where there is one already, or none can be."""
-        if self._socket is not None or self._failures >= MAX_FAILURES or len(os.sched_getaffinity(0)) < 2:
+        if self._child is not None or self._failures >= MAX_FAILURES or len(os.sched_getaffinity(0)) < 2:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        theirs.setblocking(True)
         try:
-            self._process = _spawn(theirs.fileno())
+            self._child = spawn()
         except OSError as e:
-            ours.close()
             self._failures = MAX_FAILURES
             log.info("caches are filled ahead by worker threads alone: no process can be started: %s", e)
             return
-        finally:
-            theirs.close()
         self.generation += 1
-        self._socket = ours
+        self._since = time.monotonic()
 
-    def listen(self, nursery: trio.Nursery) -> None:
-        """To the process that has been started, if there is one."""
-        if self._socket is not None and not self._is_listened_to:
-            self._is_listened_to = True
-            self._since = time.monotonic()
-            nursery.start_soon(self._listen, self._socket)
+    # ---- what it says -------------------------------------------------------------------------
 
-    async def _listen(self, ours: socket.socket) -> None:
+    async def _listen(self, child: Child) -> None:
         """Until the process ends, stands still or is no longer wanted."""
         try:
-            while (left := self._deadline() - time.monotonic()) > 0:
-                with trio.move_on_after(left) as patience:
-                    await trio.lowlevel.wait_readable(ours)
-                if not patience.cancelled_caught and not self._take_reports(ours):
-                    self._failed("has ended")
-                    return
-            if self._orders or not self._is_ready:
-                self._failed("stands still")
+            while self._child is child:
+                with trio.move_on_after(self._left_s()):
+                    await trio.lowlevel.wait_readable(child.socket)
+                if self._child is child:
+                    self._look()
         except trio.ClosedResourceError:  # by `close`
             return
         finally:
-            if self._socket is ours:
+            if self._child is child:
                 self.close()
 
-    def _deadline(self) -> float:
-        return self._since + (SILENCE_S if self._orders else IDLE_S)
+    def _left_s(self) -> float:
+        """Until it stands still or, if it has nothing to do, is no longer wanted."""
+        return max(0.0, self._since + (SILENCE_S if self._orders else IDLE_S) - time.monotonic())
 
-    def _take_reports(self, ours: socket.socket) -> bool:
+    def _look(self) -> None:
+        """Take what it has said, and end it if it is time to."""
+        if (child := self._child) is None:
+            return
+        if not self._take_reports(child):
+            self._fail("has ended")
+        elif not self._left_s():
+            if self._orders or not child.is_ready:
+                self._fail("stands still")
+            else:
+                self.close()
+
+    def _take_reports(self, child: Child) -> bool:
         """All that are there; False where no more will come."""
-        self._since = time.monotonic()
         with suppress(BlockingIOError):
-            while message := _received(ours):
+            while message := child.receive():
+                self._since = time.monotonic()
                 report = decode_report(message)
-                self._is_ready = True
                 if (reported := self._orders.pop(report.number, None)) is not None:
                     reported(report)
             return False
         return True
 
-    def _failed(self, what: str) -> None:
+    def _fail(self, what: str) -> None:
         self._failures += 1
         log.warning("the process that fills caches ahead %s; worker threads do its work", what)
-
-
-def _received(ours: socket.socket) -> bytes:
-    try:
-        return ours.recv(MAX_MESSAGE)
-    except ConnectionError:
-        return b""
-
-
-class Process(NamedTuple):
-    pid: int
-    fd: int  # pidfd_open(2)
-
-
-def _spawn(fd: int) -> Process:
-    """Raises OSError. It gets nothing but `fd` and the standard streams: a session that it held would outlive the daemon."""
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
-    if not sys.executable:
-        raise OSError("there is no interpreter to start")
-    flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
-    words = [sys.executable, *flags, "-c", PROGRAM, str(CHILD_FD), package, *sys.path]
-    pid = os.posix_spawn(sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, fd, CHILD_FD)])
-    return Process(pid, os.pidfd_open(pid))
-
-
-def _end(process: Process) -> None:
-    """It is killed, which loses nothing, and waited for, though not for ever: what waits for a disk dies later."""
-    with suppress(ProcessLookupError, ChildProcessError):
-        signal.pidfd_send_signal(process.fd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(process.fd, select.POLLIN)
-        if poll.poll(END_MS):
-            os.waitpid(process.pid, 0)
-    os.close(process.fd)
+        self.close()

@@ -106,8 +106,8 @@ def attached(filler: Filler, files: Files) -> int:
 
 
 def pid_of(filler: Filler) -> int:
-    assert filler._process is not None
-    return filler._process.pid
+    assert filler._child is not None
+    return filler._child.pid
 
 
 def test_what_is_ordered_lies_in_the_file_before_it_is_reported(files: Files) -> None:
