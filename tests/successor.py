@@ -30,7 +30,6 @@ def main() -> None:
     except BlockingIOError:
         inherited = None
     else:
-        os.set_inheritable(fds[0], False)
         inherited = Inherited(fds[0], decode_session(table))
     tree = compose(parse_words(sys.argv[2:]))
     check(tree)

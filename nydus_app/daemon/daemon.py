@@ -200,6 +200,7 @@ class FuseDaemon:
         return device
 
     async def _serve(self, signals: AsyncIterator[int]) -> None:
+        self._transport.end_early()  # what it tells of, such as a RELEASE, is for tasks from now on
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_on_signal, signals)
             nursery.start_soon(self._run_transport)

@@ -35,6 +35,7 @@ class FuseDevice:
     """A mounted FUSE file system's descriptor (close-on-exec) and its place."""
 
     def __init__(self, fd: int, mountpoint: str, *, is_privileged: bool) -> None:
+        os.set_inheritable(fd, False)  # whoever had it would keep the session of a killed daemon
         self.fd = fd
         self.mountpoint = mountpoint
         self._is_privileged = is_privileged
@@ -152,7 +153,6 @@ def _mount_by_helper(mountpoint: str, writable: bool) -> FuseDevice:
             fds.frombytes(data[:4])
     if not fds:
         raise MountError(f"cannot mount at {mountpoint}: fusermount3 sent no descriptor")
-    os.set_inheritable(fds[0], False)
     return FuseDevice(fds[0], mountpoint, is_privileged=False)
 
 

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import trio
 
-from nydus_app.storage.hop import has_loop
+from nydus_app.storage.hop import NeedsLoop, has_loop
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """The outcomes of one job, by chunk index; a job that was given up has none.
 
-    `is_awaited`: it was begun for somebody who waits. `wait_here` blocks until it has landed, which takes no loop.
+    `is_awaited`: it was begun for somebody who waits. `wait_here` blocks until it has landed, or for long enough, and takes no loop.
     """
 
     def __init__(self, is_awaited: bool) -> None:
@@ -29,8 +29,12 @@ class Flight(Generic[T]):
         self._landed: trio.Event | None = None
 
     async def wait(self) -> Mapping[int, T]:
-        if self._outcomes is None and self.wait_here is not None and not has_loop():
-            self.wait_here()
+        """Raises NeedsLoop."""
+        if self._outcomes is None and not has_loop():
+            if self.wait_here is not None:
+                self.wait_here()
+            if self._outcomes is None:
+                raise NeedsLoop
         if self._outcomes is None:
             if self._landed is None:
                 self._landed = trio.Event()

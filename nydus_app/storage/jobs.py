@@ -136,14 +136,23 @@ class Jobs:
 
     def submit(self, jobs: Sequence[Job], fetched: Fetched | None, *, later: bool) -> None:
         if not has_loop():
-            keep = self._workers.submit if self._background.is_served else call
             for job in jobs:
-                keep(partial(self._keep, job, *self._answer(job, fetched, call), call))
+                self._keep_soon(partial(self._keep, job, *self._answer(job, fetched, call), call))
             return
         work = self._work_in_turn if self._has_units else self._work
         post = partial(_post, trio.lowlevel.current_trio_token())
         for job in jobs:
-            self._workers.submit(partial(work, job, fetched, post), later=later)
+            try:
+                self._workers.submit(partial(work, job, fetched, post), later=later)
+            except RuntimeError as e:
+                self.give_up((job,), CacheError(f"no worker thread can be started: {e}"))
+
+    def _keep_soon(self, keep: Callable[[], None]) -> None:
+        if self._background.is_served:
+            with suppress(RuntimeError):  # no thread can be had
+                self._workers.submit(keep)
+                return
+        keep()
 
     def _work_in_turn(self, job: Job, fetched: Fetched | None, post: Post) -> None:
         sizes = {c.part.unit: c.part.unit_size for c in job.chunks if c.part is not None}

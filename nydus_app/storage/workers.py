@@ -34,12 +34,21 @@ class Workers:
         self._left_tokens = 0
 
     def submit(self, job: Job, *, later: bool = False) -> None:
+        """Raises RuntimeError where there is no thread, and none can be had."""
+        if len(self._threads) < self._count:
+            self._start()
         (self._later if later else self._jobs).append(job)
         self._tokens.put(True)
-        if len(self._threads) < self._count:
-            thread = threading.Thread(target=self._run, name="nydus-worker", daemon=True)
-            self._threads.append(thread)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="nydus-worker", daemon=True)
+        try:
             thread.start()
+        except RuntimeError:  # pids.max or RLIMIT_NPROC; those that are there do it
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
 
     def _run(self) -> None:
         while self._tokens.get():

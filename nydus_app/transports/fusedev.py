@@ -67,9 +67,14 @@ class FusedevTransport:
         if self._early is not None:
             self._early.stand_back()
 
+    def end_early(self) -> None:
+        if self._early is not None:
+            self._postponed.extend(self._early.end())
+            self._early = None
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
-        self._end_early()
+        self.end_early()
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._lead, nursery)
@@ -78,17 +83,12 @@ class FusedevTransport:
     def _scope(self) -> trio.CancelScope:
         return trio.CancelScope()
 
-    def _end_early(self) -> None:
-        if self._early is not None:
-            self._postponed.extend(self._early.end())
-            self._early = None
-
     def stop(self) -> None:
         self._scope.cancel()
 
     def close(self) -> None:
         """Whoever still waits gets no answer: the descriptor is about to be closed."""
-        self._end_early()
+        self.end_early()
 
     def resend(self) -> None:
         """Have the kernel send again what it has sent and got no reply to (Linux 6.9)."""

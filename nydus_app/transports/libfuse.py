@@ -169,6 +169,9 @@ class LibfuseTransport:
     def stand_back(self) -> None:
         """Whoever reads waits for `serve`."""
 
+    def end_early(self) -> None:
+        """Nothing has begun."""
+
     async def serve(self) -> None:
         """Returns when the kernel has no more requests (unmounted) or after `stop`."""
         await pyfuse3.main()

@@ -14,6 +14,10 @@ class Transport(Protocol):
         """Between `begin` and `serve`: returns when nobody reads, or is kept waiting by the caller."""
         ...
 
+    def end_early(self) -> None:
+        """From now on `serve`, which is to be called, answers alone. On the loop's thread."""
+        ...
+
     async def serve(self) -> None:
         """Answer requests until there are no more (unmounted) or `stop` is called."""
         ...

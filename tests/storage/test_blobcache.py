@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from nydus_app.errors import BackendError, BackendUnavailable, CorruptChunk
+from nydus_app.errors import BackendError, BackendUnavailable, CacheError, CorruptChunk
 from nydus_app.formats.codec.compress import Buffer
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.background import Background
@@ -150,6 +150,23 @@ def test_a_failed_fetch_fails_its_waiters_and_not_the_next_reader(make: Make) ->
         with pytest.raises(BackendUnavailable):
             await read(cache, chunks()[0])
         assert await read(cache, chunks()[0]) == DATA[:SIZE]
+
+    trio.run(main)
+
+
+def test_where_no_thread_can_be_had_readers_are_told_and_nothing_stays_in_flight(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        cache, _ = make()
+        with monkeypatch.context() as refusing, pytest.raises(CacheError, match="no worker thread can be started"):
+            refusing.setattr(Workers, "submit", refuse)
+            await read(cache, chunks()[3])
+        with trio.fail_after(10):
+            assert await read(cache, chunks()[3]) == DATA[3 * SIZE :][:SIZE]
 
     trio.run(main)
 

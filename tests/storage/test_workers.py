@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from nydus_app.storage.workers import Workers
 
 
@@ -46,3 +48,24 @@ def test_a_job_that_fails_takes_no_thread_with_it() -> None:
     workers.submit(done.set, later=True)
     assert done.wait(10)
     workers.close()
+
+
+def test_who_can_have_no_more_threads_does_with_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    one, none = Workers(4), Workers(4)
+    done = [threading.Event() for _ in range(3)]
+    one.submit(done[0].set)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for event in done[1:]:
+        one.submit(event.set)
+    assert all(event.wait(10) for event in done)
+    with pytest.raises(RuntimeError):
+        none.submit(done[0].clear)
+    monkeypatch.undo()
+    last = threading.Event()
+    none.submit(last.set)
+    assert last.wait(10) and done[0].is_set()
+    for workers in (one, none):
+        workers.close()

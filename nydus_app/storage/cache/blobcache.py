@@ -104,10 +104,6 @@ class BlobCache:
                 return False
         return True
 
-    def has_none_of(self, indexes: range) -> bool:
-        is_kept = self._ready.find(1, indexes.start, indexes.stop) >= 0
-        return not is_kept and (self._file is None or self._file.has_none_of(indexes))
-
     def follow(self, first: int, last: int) -> None:
         self._fetcher.follow(first, last)
 

@@ -121,13 +121,15 @@ class BlobOrders:
         self, indexes: Sequence[int], flight: Flight[Buffer | NydusError], entry: Fetch, report: Report | None
     ) -> None:
         self._under_way -= 1
-        if report is not None and not self._is_closed:
-            failed = frozenset(report.failed)
-            self._store.filled([i for i in indexes if i not in failed] if failed else indexes)
-            self._unnoted += 1
-            self._tell(entry, report)
-        self._inflight.end(indexes)
-        flight.land({})  # who waits finds them in the file, or tries himself
+        try:
+            if report is not None and not self._is_closed:
+                failed = frozenset(report.failed)
+                self._store.filled([i for i in indexes if i not in failed] if failed else indexes)
+                self._unnoted += 1
+                self._tell(entry, report)
+        finally:
+            self._inflight.end(indexes)
+            flight.land({})  # who waits finds them in the file, or tries himself
         if self._unnoted >= (NOTED_TOGETHER if self._under_way else 1):
             self._unnoted = 0
             self._workers.submit(self._store.note_filled)

@@ -13,8 +13,14 @@ from nydus_app.storage.filler.wire import MAX_MESSAGE
 
 END_MS = 200
 
-PROGRAM = "import sys; fd, *sys.path = sys.argv[1:]; from nydus_app.storage.filler.process import main; main(int(fd))"
 CHILD_FD = 3
+PROGRAM = f"""
+import os, sys
+os.closerange({CHILD_FD + 1}, os.sysconf("SC_OPEN_MAX"))
+sys.path[:] = sys.argv[1:]
+from nydus_app.storage.filler.process import main
+main({CHILD_FD})
+"""
 
 
 class Child:
@@ -24,7 +30,7 @@ class Child:
         self.pid = pid
         self.socket = ours
         self.is_ready = False
-        self._fd = os.pidfd_open(pid)
+        self._is_reaped = False
 
     def send(self, message: bytes, fds: tuple[int, ...] = ()) -> bool:
         """False where it cannot be given it: it is not ready, too busy to read, or gone."""
@@ -53,14 +59,26 @@ class Child:
 
     def end(self) -> None:
         """It is killed, which loses nothing, and waited for, though not for ever: what waits for a disk dies later."""
+        poll = select.poll()
+        poll.register(self.socket, 0)  # whoever dies hangs up
+        if not poll.poll(0):
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        if poll.poll(END_MS):
+            self._reap(0)
         self.socket.close()
-        with suppress(ProcessLookupError, ChildProcessError):
-            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-            poll = select.poll()
-            poll.register(self._fd, select.POLLIN)
-            if poll.poll(END_MS):
-                os.waitpid(self.pid, 0)
-        os.close(self._fd)
+
+    def is_reaped(self) -> bool:
+        """After `end`: it is quite gone."""
+        if not self._is_reaped:
+            self._reap(os.WNOHANG)
+        return self._is_reaped
+
+    def _reap(self, flags: int) -> None:
+        try:
+            self._is_reaped = os.waitpid(self.pid, flags)[0] != 0
+        except ChildProcessError:  # who started the daemon ignores SIGCHLD
+            self._is_reaped = True
 
 
 def spawn() -> Child:
@@ -82,5 +100,5 @@ def _spawn(fd: int) -> int:
     if not sys.executable:
         raise OSError("there is no interpreter to start")
     flags = ["-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
-    words = [sys.executable, *flags, "-c", PROGRAM, str(CHILD_FD), package, *sys.path]
+    words = [sys.executable, *flags, "-c", PROGRAM, package, *sys.path]
     return os.posix_spawn(sys.executable, words, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, fd, CHILD_FD)])

@@ -18,11 +18,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from struct import error as StructError
 
 import trio
 
 from nydus_app.storage.filler.child import Child, spawn
 from nydus_app.storage.filler.wire import BlobHere, Gone, Order, Report, decode_report
+from nydus_app.version import __version__
 
 log = logging.getLogger("nydus.storage")
 
@@ -31,6 +33,9 @@ IDLE_S = SILENCE_S = 5.0
 
 MAX_ORDERS = 16
 """Under way at a time, of up to a MiB each: where several readers want more than that, threads on other cores help."""
+
+PATIENCE_S = 0.5
+"""So long it is waited for before there is a loop: nobody else is answered meanwhile."""
 
 MAX_FAILURES = 3
 """After so many ends that nobody wanted it is not started again."""
@@ -51,6 +56,7 @@ class Filler:
         self._blobs = 0
         self._last_order = 0
         self._failures = 0
+        self._dying: list[Child] = []
 
     def is_at_hand(self, nursery: trio.Nursery | None) -> bool:
         """It is there, and can do more; else it is started, where it can be. No nursery: there is no loop yet."""
@@ -81,9 +87,10 @@ class Filler:
         return number
 
     def wait_here(self, order: int) -> None:
-        """Until what became of it is known. Blocks: before there is a loop."""
-        while order in self._orders and self._child is not None:
-            self._child.wait(self._left_s())
+        """Until what became of it is known, or for PATIENCE_S. Blocks: before there is a loop."""
+        until = time.monotonic() + PATIENCE_S
+        while order in self._orders and self._child is not None and (left := until - time.monotonic()) > 0:
+            self._child.wait(min(left, self._left_s()))
             self._look()
 
     def listen(self, nursery: trio.Nursery) -> None:
@@ -99,23 +106,28 @@ class Filler:
         if self._is_listened_to:
             trio.lowlevel.notify_closing(self._child.socket)
         self._child.end()
+        self._dying.append(self._child)
         self._child, self._is_listened_to = None, False
+        self._reap()
         orders, self._orders = self._orders, {}
         for reported in orders.values():
-            reported(None)
+            _tell(reported, None)
 
     def _send(self, message: bytes, fds: tuple[int, ...] = ()) -> bool:
         return self._child is not None and self._child.send(message, fds)
+
+    def _reap(self) -> None:
+        self._dying = [child for child in self._dying if not child.is_reaped()]
 
     def _start(self) -> None:
         """Not where there is one already, or none can be."""
         if self._child is not None or self._failures >= MAX_FAILURES or len(os.sched_getaffinity(0)) < 2:
             return
+        self._reap()
         try:
             self._child = spawn()
         except OSError as e:
-            self._failures = MAX_FAILURES
-            log.info("caches are filled ahead by worker threads alone: no process can be started: %s", e)
+            self._is_of_no_use(f"no process can be started: {e}")
             return
         self.generation += 1
         self._since = time.monotonic()
@@ -155,15 +167,37 @@ class Filler:
     def _take_reports(self, child: Child) -> bool:
         """All that are there; False where no more will come."""
         with suppress(BlockingIOError):
-            while message := child.receive():
+            while self._child is child and (message := child.receive()):
                 self._since = time.monotonic()
-                report = decode_report(message)
-                if (reported := self._orders.pop(report.number, None)) is not None:
-                    reported(report)
-            return False
+                self._take_report(message)
+            return self._child is not child
         return True
+
+    def _take_report(self, message: bytes) -> None:
+        try:
+            report = decode_report(message)
+            version = report.error if report.number == 0 else __version__
+        except (StructError, ValueError):
+            version = "another"
+        if version != __version__:
+            self._is_of_no_use(f"this is version {__version__}, and {version} has taken its place on the disk")
+            self.close()
+        elif (reported := self._orders.pop(report.number, None)) is not None:
+            _tell(reported, report)
+
+    def _is_of_no_use(self, why: str) -> None:
+        self._failures = MAX_FAILURES
+        log.info("caches are filled ahead by worker threads alone: %s", why)
 
     def _fail(self, what: str) -> None:
         self._failures += 1
         log.warning("the process that fills caches ahead %s; worker threads do its work", what)
         self.close()
+
+
+def _tell(reported: Reported, report: Report | None) -> None:
+    """What goes wrong with one of them is not the others', who wait to be told."""
+    try:
+        reported(report)
+    except Exception:
+        log.exception("what was filled ahead is not noted")

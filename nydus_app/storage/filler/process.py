@@ -25,12 +25,17 @@ from nydus_app.storage.cache.chunk_file import Fetched, check_places
 from nydus_app.storage.cache.plain_file import PlainFile
 from nydus_app.storage.filler.wire import MAX_MESSAGE, BlobHere, Filled, Gone, Order, Report, decode_message
 from nydus_app.storage.plan import JOB_BYTES, Window, plan_windows
+from nydus_app.version import __version__
+
+FIRST_TO_GO = "1000"
+"""Where memory is short it is killed before the daemon, which goes on without it."""
 
 
 class _Blob(NamedTuple):
     here: BlobHere
     reader: ExtentReader
     file: PlainFile
+    daemon_pid: int
 
     def close(self) -> None:
         os.close(self.reader.extent.fd)
@@ -41,16 +46,18 @@ def main(fd: int) -> None:
     """`fd` is the process's end of the pair."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal's are for the daemon, which ends this process
         signal.signal(number, signal.SIG_IGN)
-    os.closerange(fd + 1, os.sysconf("SC_OPEN_MAX"))
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as f:
+        f.write(FIRST_TO_GO)
+    daemon_pid = os.getppid()
     keep_freed_memory()
     gc.disable()  # nothing here refers to itself
     blobs: dict[int, _Blob] = {}
     with socket.socket(fileno=fd) as daemon, suppress(ConnectionError):
-        daemon.send(Report(0, [], [], "").encode())
+        daemon.send(Report(0, [], [], __version__).encode())
         for message, fds in _messages(daemon):
             match decode_message(message):
                 case BlobHere(number=number) as here:
-                    blobs[number] = _taken(here, *fds)
+                    blobs[number] = _taken(here, *fds, daemon_pid)
                 case Gone(blob=number):
                     blobs.pop(number).close()
                 case Order() as order:
@@ -65,9 +72,10 @@ def _messages(daemon: socket.socket) -> Iterator[tuple[bytes, list[int]]]:
         yield message, fds
 
 
-def _taken(here: BlobHere, blob_fd: int, data_fd: int) -> _Blob:
+def _taken(here: BlobHere, blob_fd: int, data_fd: int, daemon_pid: int) -> _Blob:
     reader = ExtentReader(Extent(blob_fd, here.offset, here.size), here.what)
-    return _Blob(here, reader, PlainFile(data_fd, is_aligned=bool(here.blob.features & BlobFeatures.ALIGNED)))
+    file = PlainFile(data_fd, is_aligned=bool(here.blob.features & BlobFeatures.ALIGNED))
+    return _Blob(here, reader, file, daemon_pid)
 
 
 def _fill(blob: _Blob, order: Order) -> Report:
@@ -97,6 +105,8 @@ def _fill_window(blob: _Blob, window: Window, failed: dict[int, str]) -> Filled:
     filled = Filled(offset, size, len(window.chunks), read_ns, time.monotonic_ns() - began_ns)
     failed.update((index, str(data)) for index, data in decoded.items() if isinstance(data, NydusError))
     good = [(c, data) for c in window.chunks if not isinstance(data := decoded[c.index], NydusError)]
+    if os.getppid() != blob.daemon_pid:
+        raise ConnectionAbortedError("the file may be another daemon's by now, which keeps it in another way")
     try:
         blob.file.write(good, Fetched(offset, raw))
     except OSError as e:

@@ -3,9 +3,9 @@
     Blob     here is a blob: descriptors of where it lies, and of its data file
     Order    decode these chunks of it, and write them there; their records come along
     Gone     of the blob no more will be asked
-    Report   what became of an order; one of number 0 says that the process is ready
+    Report   what became of an order; one of number 0 says that the process is ready, and of which version (its `error`)
 
-Both ends are of the same version: one starts the other.
+Both ends are of one version: a daemon whose package was replaced while it ran gives up who says another.
 """
 
 from array import array

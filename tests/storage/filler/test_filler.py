@@ -13,6 +13,7 @@ import zstandard
 from nydus_app.formats.blob.compression_info import V1
 from nydus_app.formats.rafs.v6 import CHUNK, CHUNK_HAS_CRC32, NO_RECORD
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester
+from nydus_app.storage.filler import child, process
 from nydus_app.storage.filler import filler as module
 from nydus_app.storage.filler.filler import Filler
 from nydus_app.storage.filler.wire import BlobHere, Filled, Order, Report, decode_message, decode_report
@@ -245,20 +246,87 @@ def test_before_there_is_a_loop_who_wants_an_order_waits_for_it(files: Files, ea
     assert early.generation == 1 and len(got) == 3
 
 
-@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGSTOP])
-def test_before_there_is_a_loop_nobody_waits_for_ever(
-    files: Files, early: Filler, sig: signal.Signals, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.5)
+def test_before_there_is_a_loop_it_may_be_killed(files: Files, early: Filler) -> None:
     number, pid, got = attached(early, files), pid_of(early), []
     os.kill(pid, signal.SIGSTOP)
     order = early.order(number, [1], table(1), NO_RECORD, got.append)
     assert order is not None
-    os.kill(pid, sig)
+    os.kill(pid, signal.SIGKILL)
     early.wait_here(order)
     assert got == [None]
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_before_there_is_a_loop_nobody_waits_long(files: Files, early: Filler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    number, got = attached(early, files), []
+    os.kill(pid_of(early), signal.SIGSTOP)
+    order = early.order(number, [1], table(1), NO_RECORD, got.append)
+    assert order is not None
+    early.wait_here(order)
+    assert not got
+    early.close()
+    assert got == [None]
+
+
+def test_who_is_of_another_version_is_given_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(module, "__version__", "0.0.0")
+    filler = Filler()
+    end = time.monotonic() + 30
+    while not caplog.messages:
+        assert not filler.is_at_hand(None) and time.monotonic() < end
+        time.sleep(0.005)
+    assert "this is version 0.0.0, and" in caplog.messages[0]
+    assert not filler.is_at_hand(None) and filler.generation == 1
+
+
+def test_a_report_that_cannot_be_taken_is_nobody_elses(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(filler: Filler, nursery: trio.Nursery) -> None:
+        def wrong(report: Report | None) -> None:
+            raise ValueError("wrong")
+
+        number = attached(filler, files)
+        for _ in range(2):
+            reports = Reports()
+            assert filler.order(number, [1], table(1), NO_RECORD, wrong)
+            assert filler.order(number, [2], table(2), NO_RECORD, reports)
+            assert await reports.wait() is not None
+        assert filler.order(number, [1], table(1), NO_RECORD, wrong)
+        reports = Reports()
+        assert filler.order(number, [2], table(2), NO_RECORD, reports)
+        filler.close()
+        assert await reports.wait() is None
+
+    running(work)
+    assert caplog.messages.count("what was filled ahead is not noted") == 3
+
+
+def test_who_dies_late_is_reaped_later(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "END_MS", 0)
+
+    async def work(filler: Filler, nursery: trio.Nursery) -> None:
+        pids = []
+        for _ in range(3):
+            await ready(filler, nursery)
+            pids.append(pid_of(filler))
+            filler.close()
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+            await trio.sleep(0.01)
+            await ready(filler, nursery)
+            filler.close()
+
+    running(work)
+
+
+def test_it_writes_nothing_after_the_daemon(files: Files) -> None:
+    gone = os.getpid()  # nobody's parent, as who has ended is
+    here = process._taken(BlobHere(1, BLOB, "blob", 0, None, False), os.dup(files.blob), os.dup(files.data), gone)
+    with pytest.raises(ConnectionError):
+        process._fill(here, Order(1, 1, [3], table(3), NO_RECORD))
+    here.close()
+    assert not files.has(3)
 
 
 def test_more_than_a_message_holds_is_not_taken(files: Files) -> None:
