@@ -23,3 +23,11 @@ def evict(file: Path | str) -> None:
         os.close(fd)
     if cached(file):
         pytest.skip("this file system keeps its files in memory")
+
+
+def drop_all() -> None:
+    """The whole machine's, as far as it is clean. Skips the test where that is not allowed."""
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError as e:
+        pytest.skip(f"the page cache cannot be dropped: {e.strerror}")

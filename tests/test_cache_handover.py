@@ -10,6 +10,9 @@ import pytest
 
 from manifest import describe
 from mounting import BIN, Daemon, Mounts, copy_blobs
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester
+from nydus_app.storage.cache.blob_files import Keeping, open_blob_files
+from page_cache import drop_all
 
 IMAGES = ["v5-zstd", "v5-lz4_block", "v5-none", "v5-sha256", "v6-zstd", "v6-lz4_block", "v6-none", "v6-sha256"]
 # nydusd dies of an encrypted chunk that cannot be decrypted: what waits is aborted, what comes later not connected.
@@ -157,26 +160,98 @@ def test_caches_of_other_kinds_pass_as_well(
     daemon.stop()
 
 
+WAYS = {
+    "plain": "", "compressed": "cache.compressed=true",
+    "encrypted": f"cache.enable_encryption=true cache.encryption_key={KEY}",
+    "with another key": f"cache.enable_encryption=true cache.encryption_key={KEY[::-1]}",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("before", "after"), [("encrypted", "plain"), ("compressed", "plain"), ("plain", "encrypted")])
 def test_a_cache_of_another_kind_is_not_believed(
     before: str, after: str, golden: Path, mounts: Mounts, tmp_path: Path
 ) -> None:
     """Without validation, too: the map's bits are about other bytes."""
-    kinds = {
-        "plain": "", "compressed": "cache.compressed=true",
-        "encrypted": f"cache.enable_encryption=true cache.encryption_key={KEY}",
-    }  # fmt: skip
     blobs = golden / "v6-none" / "blobs"
     right = digests(golden / "kinds.manifest.jsonl")
     for number, kind in enumerate((after, before, after)):  # the first one leaves a data file for the last
         daemon = mounts.nydusd(
-            golden / "v6-none" / "boot", blobs, work_dir=tmp_path / "cache", overrides=kinds[kind],
+            golden / "v6-none" / "boot", blobs, work_dir=tmp_path / "cache", overrides=WAYS[kind],
         )
         names = [n for n in regular_files(daemon.mountpoint) if n in right]
         some = names[: len(names) // 2] if number == 0 else names
         found = {n: sha256(read(daemon.mountpoint, n)).hexdigest() for n in some}
         assert found == {n: right[n] for n in some}
         daemon.stop()
+
+
+@pytest.mark.parametrize("data_path", ["auto", "fuse"])
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in WAYS for b in WAYS if a != b])
+def test_daemons_of_two_kinds_on_one_directory_do_not_hurt_each_other(
+    first: str, second: str, data_path: str, golden: Path, mounts: Mounts, tmp_path: Path
+) -> None:
+    """Without validation; the one is in the middle of it when the other begins, and both go on."""
+    right = digests(golden / "kinds.manifest.jsonl")
+
+    def begin(kind: str) -> Daemon:
+        return mounts.nydusd(
+            golden / "v6-none" / "boot", golden / "v6-none" / "blobs", work_dir=tmp_path / "cache",
+            overrides=f"{WAYS[kind]} mode.data_path={data_path}", amplify_io=0,
+        )  # fmt: skip
+
+    def check(daemon: Daemon, names: list[bytes]) -> None:
+        assert found_of(daemon, names) == {n: right[n] for n in names}
+
+    one = begin(first)
+    names = [n for n in regular_files(one.mountpoint) if n in right]
+    check(one, names[::2])
+    two = begin(second)
+    check(two, names)
+    drop_all()
+    check(one, names)
+    check(two, names)
+    one.stop()
+    one = begin(first)
+    check(one, names)
+    drop_all()
+    check(two, names)
+    for daemon in (one, two):
+        daemon.stop()
+
+
+@pytest.mark.parametrize("kind", ["plain", "encrypted"])
+def test_the_mount_of_a_killed_daemon_keeps_its_files(kind: str, golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    """A blob that is complete is the kernel's own device, whatever the next daemon makes of its cache."""
+    boot, blobs, cache = golden / "v6-none" / "boot", golden / "v6-none" / "blobs", tmp_path / "cache"
+    right = digests(golden / "kinds.manifest.jsonl")
+    daemon = mounts.nydusd(boot, blobs, work_dir=cache)
+    names = [n for n in regular_files(daemon.mountpoint) if n in right]
+    want = {n: right[n] for n in names}
+    assert found_of(daemon, names) == want
+    daemon.stop()
+    daemon = mounts.nydusd(boot, blobs, work_dir=cache)
+    daemon.kill()
+    (data,) = cache.glob("*.blob.data")
+    if kind == "plain":
+        blob = data.name.removesuffix(".blob.data")
+        open_of_another_size(cache, blob)
+    else:
+        other = mounts.nydusd(boot, blobs, work_dir=cache, overrides=WAYS[kind])
+        assert found_of(other, names) == want
+        other.stop()
+    drop_all()
+    assert found_of(daemon, names) == want
+    daemon.clear()
+
+
+def found_of(daemon: Daemon, names: list[bytes]) -> dict[bytes, str]:
+    return {n: sha256(read(daemon.mountpoint, n)).hexdigest() for n in names}
+
+
+def open_of_another_size(cache: Path, blob: str) -> None:
+    none = Compressor.none
+    smaller = Blob(0, blob, BlobFeatures(0), none, Digester.blake3, 4096, 1, 4096, 4096, none, 0, 4096, 4096, 0, b"")
+    open_blob_files(Keeping(str(cache)), smaller).close()
 
 
 def test_daemons_on_one_directory_see_what_the_others_fetched(golden: Path, mounts: Mounts, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """From start to end: every way out leaves no mount, no socket, no process, no temporary file."""
 
 import errno
+import fcntl
 import json
 import os
 import pwd
@@ -17,9 +18,9 @@ import pytest
 
 from manifest import describe, differences
 from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config
-from nydus_app.daemon.attachment import private_dir
+from nydus_app.daemon.attachment import RUN_DIR, TURN, private_dir
 from nydus_app.formats import chunkmap
-from nydus_app.linux.mount import MNT_DETACH, unmount
+from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
 from nydus_app.transports import erofs
 from unix_http import call
 
@@ -110,6 +111,38 @@ def test_a_dead_mount_is_replaced(golden: Path, mounts: Mounts, tmp_path: Path, 
         process.stderr.close()
     assert not is_mounted(first.mountpoint)
     assert not os.path.exists(private_dir(str(first.mountpoint)))
+
+
+def test_a_dead_file_tree_over_a_dead_erofs(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    """Both are taken away, in their order: nothing of the lower one comes to light at the end."""
+    mountpoint, config = tmp_path / "mnt", tmp_path / "c.json"
+    config.write_text(json.dumps(nydusd_config(golden / IMAGE / "blobs", tmp_path / "cache")))
+
+    def begin(data_path: str) -> Daemon:
+        words = ["--config", config, "--bootstrap", golden / IMAGE / "boot", "--mountpoint", mountpoint]
+        env = {**os.environ, "NYDUS_OVERRIDES": f"mode.data_path={data_path}"}
+        return mounts.start(BIN / "nydusd", *words, mountpoint=mountpoint, env=env)
+
+    dead = [begin("erofs"), begin("fuse")]
+    for daemon in dead:
+        daemon.kill()
+    last = begin("erofs")
+    wait_until(lambda: "serving at" in last.output, last)
+    assert differences(mountpoint, golden / "kinds.manifest.jsonl") == []
+    assert last.stop() == 0
+    assert not mounts_at(str(mountpoint)) and not os.path.exists(private_dir(str(mountpoint)))
+
+
+def test_who_may_only_look_at_the_run_directory_holds_nobody_up(run: Callable[..., Daemon], data_path: str) -> None:
+    os.makedirs(RUN_DIR, exist_ok=True)
+    fd = os.open(RUN_DIR, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # as anybody can who opens it
+        daemon = run()
+        assert daemon.stop() == 0
+        assert (os.stat(TURN).st_mode & 0o777, os.stat(TURN).st_uid) == (0o600, 0)
+    finally:
+        os.close(fd)
 
 
 def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path, data_path: str) -> None:

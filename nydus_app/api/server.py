@@ -29,6 +29,7 @@ log = logging.getLogger("nydus.api")
 BACKLOG = 256
 FOREVER_S = 1 << 30
 SHUTDOWN_S = 2.0
+RETRY_S = 1.0
 MAX_HEADER_BYTES = 64 << 10
 
 
@@ -74,9 +75,15 @@ async def _serving(daemon: DaemonPort, path: str, temporary: str) -> AsyncIterat
 async def _serve_when_asked(daemon: DaemonPort, listener: socket.socket) -> None:
     """From the first connection on, until cancelled."""
     await trio.lowlevel.wait_readable(listener)
-    server = await trio.to_thread.run_sync(_make_server, daemon, Bridge(), abandon_on_cancel=True)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="nydus-http-server", daemon=True)
-    thread.start()
+    while True:
+        try:
+            server = await trio.to_thread.run_sync(_make_server, daemon, Bridge(), abandon_on_cancel=True)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="nydus-http-server", daemon=True)
+            thread.start()
+            break
+        except RuntimeError as e:  # pids.max or RLIMIT_NPROC: the client waits, the mount is served
+            log.error("the API cannot be served for now: %s", e)
+            await trio.sleep(RETRY_S)
     try:
         await trio.sleep_forever()
     finally:

@@ -71,13 +71,13 @@ def why_not_erofs(tree: Tree, image: Image) -> str | None:
         return "mode.writable is asked for"
     if not image.bootstrap.blobs:
         return "the image has no blobs"
-    if isinstance(image.bootstrap, BootstrapV5):
-        if not all(blob.chunk_count for blob in image.bootstrap.blobs):
-            return "the image does not say how many chunks its blobs have"
-    elif not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
-        return "the image leaves owners to the server"
-    elif image.path is None:
-        return "the bootstrap is in no file that could be mounted"
+    if not all(isinstance(cache, BlobCache | WholeBlob) for cache in image.caches):
+        return "the image does not say how many chunks its blobs have"
+    if not isinstance(image.bootstrap, BootstrapV5):
+        if not image.bootstrap.flags & SuperFlags.EXPLICIT_UID_GID:
+            return "the image leaves owners to the server"
+        if image.path is None:
+            return "the bootstrap is in no file that could be mounted"
     return erofs.why_not() or why_no_devices() or erofs.why_not_from(_source(tree, image))
 
 

@@ -28,6 +28,8 @@ from nydus_app.transports.device_copies import DeviceCopies
 from nydus_app.transports.erofs import ErofsMount
 
 RUN_DIR = "/run/nydus"
+TURN = f"{RUN_DIR}/%turn"
+"""Locked by who mounts; no `private_dir` is called so, and nobody else may open it."""
 NAME_LIMIT = 200
 """A device's path is at most `linux.mount.MAX_VALUE` long."""
 TURN_DEADLINE_S = 5
@@ -93,7 +95,7 @@ def turn() -> Iterator[None]:
     """
     try:
         os.makedirs(RUN_DIR, mode=0o755, exist_ok=True)
-        fd = os.open(RUN_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(TURN, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:  # without privileges there is no EROFS, and no directory of ours
         yield
         return
@@ -123,7 +125,7 @@ def is_left_behind(mountpoint: str) -> bool:
 def clear_left_behind(mountpoint: str) -> bool:
     """Remove what a daemon that was killed left at `mountpoint`; True if there was anything."""
     private = private_dir(mountpoint)
-    found = False
+    found = clear_dead_mount(mountpoint)  # a file tree may have been mounted over what comes next
     if is_dead(private):
         if (top := mounts_at(mountpoint)) and top[-1].fs_type == "erofs":
             unmount(mountpoint, MNT_DETACH)
@@ -233,7 +235,8 @@ class ErofsTree:
 
     async def work(self, stop: Callable[[], None]) -> None:
         def released() -> None:
-            if all(d.opens <= d.own_opens for d in self._served):
+            # A successor does not know who else has opened a device: the EROFS itself has the last word.
+            if all(d.opens <= d.own_opens for d in self._served) and not self._erofs.is_mounted():
                 stop()
 
         async with trio.open_nursery() as nursery:

@@ -2,22 +2,43 @@
 
     4096 bytes   magic1, version, magic2, all_ready (little-endian u32 each), zeros
     ceil(n / 8)  one bit a chunk, most significant first: chunk 0 is 0x80 of byte 0
+
+Ours say in the first of those zeros, which nydusd does not look at, how the blob is cut: one that was converted twice (a layer's
+tar, with another chunk size) has one id, and bits of the one mean other bytes of the other.
 """
 
 from struct import Struct
+from typing import NamedTuple
 
 HEADER_SIZE = 4096
 MAGIC1, VERSION, MAGIC2 = 0x424D4150, 1, 0x434D4150
 ALL_READY = 0x4D4D4150
 HEADER = Struct("<4I")
+CUTTING = Struct("<2I")
+
+
+class Cutting(NamedTuple):
+    """Into how many chunks a blob is cut, and of how many bytes."""
+
+    count: int
+    size: int
 
 
 def file_size(chunk_count: int) -> int:
     return HEADER_SIZE + -(-chunk_count // 8)
 
 
-def encode_header(*, all_ready: bool) -> bytes:
-    return HEADER.pack(MAGIC1, VERSION, MAGIC2, ALL_READY if all_ready else 0).ljust(HEADER_SIZE, b"\0")
+def encode_header(cutting: Cutting, *, all_ready: bool) -> bytes:
+    head = HEADER.pack(MAGIC1, VERSION, MAGIC2, ALL_READY if all_ready else 0) + CUTTING.pack(*cutting)
+    return head.ljust(HEADER_SIZE, b"\0")
+
+
+def cutting_of(content: bytes | bytearray) -> Cutting | None:
+    """What the header says; None where it is nydusd's, or there is none."""
+    if len(content) < HEADER.size + CUTTING.size:
+        return None
+    cutting = Cutting(*CUTTING.unpack_from(content, HEADER.size))
+    return cutting if any(cutting) else None
 
 
 def is_valid(content: bytes | bytearray, chunk_count: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from nydus_app.errors import CorruptChunk, InvalidImage
 from nydus_app.formats import chunkmap
+from nydus_app.formats.chunkmap import Cutting
 from nydus_app.formats.blob.compression_info import ChunkTable, decode_blob_meta
 from nydus_app.formats.codec.chunk import verify_chunk
 from nydus_app.formats.rafs.v6 import decode_chunk_records
@@ -33,7 +34,7 @@ def adopt_prebuilt(base: str, blob: Blob, stored_records_of: Callable[[Sequence[
             if os.fstat(fd).st_size != size or os.lseek(fd, 0, os.SEEK_HOLE) != size:
                 return
             bits = _verified(fd, decode_blob_meta(meta.read(), blob), blob, stored_records_of)
-        _write_map(f"{path}.chunk_map", bits, blob.chunk_count)
+        _write_map(f"{path}.chunk_map", bits, blob.cutting)
     except (OSError, InvalidImage) as e:
         log.warning("%s has no chunk map, and cannot be given one: %s", path, e)
 
@@ -56,7 +57,7 @@ def _verified(fd: int, table: ChunkTable, blob: Blob, stored_records_of: Callabl
     return bits
 
 
-def _write_map(path: str, bits: bytearray, chunk_count: int) -> None:
-    header = chunkmap.encode_header(all_ready=chunkmap.all_set(bits, chunk_count))
+def _write_map(path: str, bits: bytearray, cutting: Cutting) -> None:
+    header = chunkmap.encode_header(cutting, all_ready=chunkmap.all_set(bits, cutting.count))
     with replacing(path) as f:
         f.write(header + bits)

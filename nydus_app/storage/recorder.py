@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -28,6 +29,9 @@ MAX_SPAN_BYTES = 1 << 20
 
 MAX_RUNS = 1 << 16
 
+LOAD_S = 2.0
+"""So long a blob's index is waited for at the end."""
+
 
 class Recorder:
     """Of an image with these blobs; `seconds` from the beginning of `run` on, 0 for as long as it runs."""
@@ -39,6 +43,7 @@ class Recorder:
         self._seconds = seconds
         self._seen = [bytearray(b.chunk_count) for b in blobs]
         self._runs: list[tuple[int, int, int]] = []  # blob, first chunk, end
+        self._loaded: set[int] = set()
         self._is_over = False
 
     def saw(self, blob: int, first: int, last: int) -> None:
@@ -61,10 +66,21 @@ class Recorder:
                 await trio.sleep_forever()
         finally:
             self._is_over = True
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LOAD_S):
+                await self._load()
             self._write()
+
+    async def _load(self) -> None:
+        """What was there already has been read without the index of its blob."""
+        for blob in sorted({blob for blob, _, _ in self._runs}):
+            with suppress(NydusError):
+                await self._indexes[blob].load()
+                self._loaded.add(blob)
 
     def _write(self) -> None:
         """Complete under its name or not at all."""
+        for blob in sorted({blob for blob, _, _ in self._runs} - self._loaded):
+            log.warning("the recording lacks blob %s: its index is not to be had", self._blobs[blob].id)
         spans = list(self._spans())
         try:
             with replacing(self._path) as f:
@@ -77,7 +93,7 @@ class Recorder:
 
     def _spans(self) -> Iterable[Span]:
         try:
-            for blob, first, end in self._runs:
+            for blob, first, end in [run for run in self._runs if run[0] in self._loaded]:
                 yield from spans_of(blob, self._indexes[blob].chunks(range(first, end)))
         except NydusError as e:
             log.warning("the recording lacks some chunks: %s", e)

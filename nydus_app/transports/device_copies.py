@@ -11,6 +11,7 @@ from another one.
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 
 import trio
 
@@ -65,7 +66,8 @@ class DeviceCopies:
             await self._wake.wait()
             self._wake = trio.Event()
             ranges = self._old_ranges()
-            await trio.to_thread.run_sync(self._drop, ranges)
+            with suppress(RuntimeError):  # no thread can be had: they stay in the page cache
+                await trio.to_thread.run_sync(self._drop, ranges)
 
     def _old_ranges(self) -> list[tuple[int, int]]:
         ranges = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from nydus_app.api import server
 from nydus_app.api.server import serve_api
 from nydus_app.daemon.info import BackendInfo, DaemonInfo, MountInfo
 from nydus_app.daemon.state import State
@@ -179,6 +180,23 @@ def test_an_idle_connection_is_kept_and_does_not_delay_the_end(tmp_path: Path) -
     idle.settimeout(5)
     assert idle.recv(1) == b""
     idle.close()
+
+
+def test_where_no_thread_can_be_had_the_client_waits_and_the_daemon_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "RETRY_S", 0.01)
+    make, asked = server._make_server, []
+
+    def make_late(*words: object) -> object:
+        asked.append(words)
+        if len(asked) < 3:
+            raise RuntimeError("can't start new thread")
+        return make(*words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server, "_make_server", make_late)
+    served(tmp_path, Remembering(), lambda sock: call(sock, "GET", "/api/v1/daemon") and None)
+    assert caplog.text.count("the API cannot be served for now: can't start new thread") == 2
 
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:

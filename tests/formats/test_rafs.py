@@ -106,7 +106,9 @@ def test_the_kept_compression_information_is_nydus_images_own(golden: Path) -> N
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
 def test_chunk_maps_are_most_significant_bit_first(count: int) -> None:
-    content = bytearray(chunkmap.encode_header(all_ready=False) + bytes(-(-count // 8)))
+    cutting = chunkmap.Cutting(count, 4096)
+    content = bytearray(chunkmap.encode_header(cutting, all_ready=False) + bytes(-(-count // 8)))
+    assert chunkmap.cutting_of(content) == cutting and chunkmap.cutting_of(bytes(5000)) is chunkmap.cutting_of(b"") is None
     assert chunkmap.is_valid(content, count) and not chunkmap.is_valid(content + b"\0", count)
     bits = chunkmap.decode_bits(content, count)
     for i in range(count):
@@ -117,5 +119,5 @@ def test_chunk_maps_are_most_significant_bit_first(count: int) -> None:
     assert bits[0] & 0x80
     chunkmap.clear_bit(bits, 0)
     assert not bits[0] & 0x80
-    ready = bytearray(chunkmap.encode_header(all_ready=True) + bytes(-(-count // 8)))
+    ready = bytearray(chunkmap.encode_header(cutting, all_ready=True) + bytes(-(-count // 8)))
     assert chunkmap.all_set(chunkmap.decode_bits(ready, count), count)

@@ -274,6 +274,29 @@ def test_who_opens_a_cache_leaves_the_time(make: Make, tmp_path: Path) -> None:
     trio.run(main)
 
 
+@pytest.mark.parametrize("is_live", [True, False])
+def test_one_blob_in_two_cuttings(make: Make, tmp_path: Path, is_live: bool) -> None:
+    """A layer that was converted twice: their maps are of one size, and bits of the one are not the other's."""
+    cut = [*chunks()[:14], chunks()[14]._replace(compressed_size=2 * SIZE, uncompressed_size=2 * SIZE, digest=None)]
+
+    async def main() -> None:
+        first, _ = make(validate=False)
+        assert await read(first, chunks()[14]) == DATA[14 * SIZE :][:SIZE]
+        if not is_live:
+            first.close()
+        other = blob()._replace(chunk_count=15, chunk_size=2 * SIZE)
+        common = {"validate": False, "batch_size": 0, "workers": Workers(2), "background": Background()}
+        second = BlobCache(other, Origin(DATA), RecordedIndex(other), keeping=Keeping(str(tmp_path)), **common)
+        device = Device([second], Background(), Workers(1))
+        assert b"".join(await device.read([Segment(cut[14], 0, 2 * SIZE)], [])) == DATA[14 * SIZE :]
+        if is_live:
+            assert await read(first, chunks()[15]) == DATA[15 * SIZE :]
+            first.close()
+        second.close()
+
+    trio.run(main)
+
+
 def test_a_data_file_of_another_size_makes_its_map_void(make: Make, tmp_path: Path) -> None:
     async def main() -> None:
         cache, _ = make()

@@ -221,3 +221,23 @@ def test_a_start_recorded_here_is_replayed_there(
     (tmp_path / "boot.recording").write_bytes(damaged)
     again, log = start(2, "")
     assert again == content and "the recording is damaged" in log and "replay:" not in log
+
+
+@pytest.mark.parametrize("data_path", ["fuse", "auto"])
+def test_what_is_there_already_is_recorded_as_well(golden: Path, mounts: Mounts, tmp_path: Path, data_path: str) -> None:
+    """A cache that has all of it is read without the index of the blob, which the recording needs at the end."""
+
+    def start(overrides: str) -> str:
+        boot, blobs = golden / "v6-zstd" / "boot", golden / "v6-zstd" / "blobs"
+        daemon = mounts.nydusd(boot, blobs, work_dir=tmp_path / "cache", data_path=data_path, overrides=overrides)
+        for path in daemon.mountpoint.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.read_bytes()
+        assert daemon.stop() == 0
+        return daemon.output
+
+    start("")
+    assert "Traceback" not in start(f"recording.save={tmp_path}/recording")
+    (blob,) = (tmp_path / "cache").glob("*.blob.data")
+    recording = decode_recording((tmp_path / "recording").read_bytes())
+    assert sum(span.size for span in recording.spans) > 1 << 20 and recording.blobs == (blob.name.removesuffix(".blob.data"),)

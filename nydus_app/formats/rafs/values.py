@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from enum import IntEnum, IntFlag
 from typing import NamedTuple, Protocol
 
+from nydus_app.formats.chunkmap import Cutting
+
 
 class Compressor(IntEnum):
     """Blob table entry, offset 76 (`v6.rs`)."""
@@ -139,6 +141,10 @@ class Blob(NamedTuple):
     toc_digest: bytes
     meta_id: str = ""  # of the object that holds the compression information of a SEPARATE blob
     cipher: Cipher | None = None
+
+    @property
+    def cutting(self) -> Cutting:
+        return Cutting(self.chunk_count, self.chunk_size)
 
     @property
     def has_units(self) -> bool:

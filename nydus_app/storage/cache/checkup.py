@@ -110,7 +110,7 @@ def repair(work_dir: str, kept: KeptBlob, blob: Blob, key: Key | None, chunks: S
 
 
 def _take_back(work_dir: str, kept: KeptBlob, blob: Blob, damaged: Sequence[tuple[int, int, int]]) -> None:
-    chunk_map = open_map(work_dir, kept.id, blob.chunk_count, is_trusted=True)
+    chunk_map = open_map(work_dir, kept.id, blob.cutting, is_trusted=True)
     try:
         chunk_map.clear([index for index, _, _ in damaged])
         chunk_map.settle()

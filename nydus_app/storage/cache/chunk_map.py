@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from nydus_app.formats import chunkmap
+from nydus_app.formats.chunkmap import Cutting
 
 
 class ChunkMap(Protocol):
@@ -59,10 +60,11 @@ class ChunkMap(Protocol):
 class FileMap:
     """`bits` are those of the file behind `fd`."""
 
-    def __init__(self, fd: int, bits: bytearray, chunk_count: int) -> None:
+    def __init__(self, fd: int, bits: bytearray, cutting: Cutting) -> None:
         self._fd = fd
         self._bits = bits
-        self._count = chunk_count
+        self._cutting = cutting
+        self._count = cutting.count
         self._marking = threading.Lock()
 
     def is_set(self, index: int) -> bool:
@@ -109,7 +111,7 @@ class FileMap:
         with self._marking:
             for index in indexes:
                 chunkmap.clear_bit(self._bits, index)
-            os.pwrite(self._fd, chunkmap.encode_header(all_ready=False), 0)
+            os.pwrite(self._fd, chunkmap.encode_header(self._cutting, all_ready=False), 0)
             for first, end in _ranges(sorted({index >> 3 for index in indexes})):
                 os.pwrite(self._fd, self._bits[first:end], chunkmap.HEADER_SIZE + first)
 
@@ -180,32 +182,55 @@ def map_path(work_dir: str, blob_id: str) -> str:
     return old if os.path.exists(old) and not os.path.exists(current) else current
 
 
-def open_map(work_dir: str, blob_id: str, chunk_count: int, *, is_trusted: bool) -> FileMap:
-    """Open or create the file; one that is empty, of the wrong size or damaged starts anew with no bit set.
-
-    So does one that is not trusted: the data file that its bits are about is gone. Raises OSError.
-    """
-    fd = os.open(map_path(work_dir, blob_id), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def is_of_another_cutting(work_dir: str, blob_id: str, cutting: Cutting) -> bool:
+    """The file's bits are about other chunks. Raises OSError."""
     try:
-        if not is_trusted:
-            os.ftruncate(fd, 0)
+        with open(map_path(work_dir, blob_id), "rb") as f:
+            told = chunkmap.cutting_of(f.read(chunkmap.HEADER_SIZE))
+    except FileNotFoundError:
+        return False
+    return told is not None and told != cutting
+
+
+def open_map(work_dir: str, blob_id: str, cutting: Cutting, *, is_trusted: bool) -> FileMap:
+    """Open the file; where there is none, or it is empty, damaged or of other chunks, a new one takes its place.
+
+    So does one where it is not trusted: the data file that its bits are about is gone. Whoever uses the old one goes on
+    with it, and reads no bit of ours. Raises OSError.
+    """
+    path = map_path(work_dir, blob_id)
+    size = chunkmap.file_size(cutting.count)
+    content = b""
+    fd = -1
+    try:
+        if is_trusted:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            content = os.pread(fd, size + 1, 0)
+        if content and chunkmap.is_valid(content, cutting.count) and chunkmap.cutting_of(content) in (None, cutting):
+            bits = chunkmap.decode_bits(content, cutting.count)
+            header = chunkmap.encode_header(cutting, all_ready=chunkmap.all_set(bits, cutting.count))
+            if content[: len(header)] != header:
+                os.pwrite(fd, header, 0)
+        else:
+            if fd < 0 or content:
+                fd = _in_place_of(path, fd)
+            fresh = chunkmap.encode_header(cutting, all_ready=False).ljust(size, b"\0")
+            os.pwrite(fd, fresh, 0)
+            bits = bytearray(fresh[chunkmap.HEADER_SIZE :])
         with suppress(OSError):
             os.utime(fd)  # when it was used last, for who removes what nobody uses
-        return FileMap(fd, _read_or_create(fd, chunk_count), chunk_count)
+        return FileMap(fd, bits, cutting)
     except BaseException:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         raise
 
 
-def _read_or_create(fd: int, chunk_count: int) -> bytearray:
-    size = chunkmap.file_size(chunk_count)
-    content = bytearray(os.pread(fd, size + 1, 0))
-    if chunkmap.is_valid(content, chunk_count):
-        bits = chunkmap.decode_bits(content, chunk_count)
-        if chunkmap.all_set(bits, chunk_count):
-            os.pwrite(fd, chunkmap.encode_header(all_ready=True), 0)
-        return bits
-    fresh = chunkmap.encode_header(all_ready=False) + bytes(size - chunkmap.HEADER_SIZE)
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, fresh, 0)
-    return bytearray(fresh[chunkmap.HEADER_SIZE :])
+def _in_place_of(path: str, fd: int) -> int:
+    """A new file, which who has the old one open does not see; `fd` is closed then. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    new = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if fd >= 0:
+        os.close(fd)
+    return new
