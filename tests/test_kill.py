@@ -119,6 +119,16 @@ class Sessions:
         table, fds, _, _ = socket.recv_fds(self.ours, 65536, 1)
         return table, fds[0]
 
+    def fail(self, session: tuple[bytes, int], *words: str) -> str:
+        """What a successor says that cannot go on."""
+        socket.send_fds(self.ours, [session[0]], [session[1]])
+        done = subprocess.run(
+            [sys.executable, PAIR, str(self._theirs.fileno()), *self._words, *words],
+            pass_fds=[self._theirs.fileno()], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE_S,
+        )  # fmt: skip
+        assert done.returncode != 0
+        return done.stderr
+
     def kill(self) -> None:
         assert self.daemon is not None
         self.daemon.kill()
@@ -200,6 +210,32 @@ def test_with_a_successor_there_is_no_error(
         unmount(str(tmp_path / "mnt"))
         assert mount.daemon is not None and mount.daemon.wait(DEADLINE_S) == 0
         assert wait_for_mounts(lambda: not mounts_at(private_dir(str(tmp_path / "mnt"))))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("mode.driver=pyfuse3", "cannot go on with a session"),
+        ("api.sock=/proc/s", "api.sock /proc/s"),
+        ("bootstrap={golden}/v6-none/boot", "is one of another image"),
+    ],
+)
+def test_a_successor_that_fails_leaves_the_session_to_the_next_one(
+    sessions: Callable[[Path], Sessions], tmp_path: Path, golden: Path, digests: dict[bytes, str], wrong: str, why: str
+) -> None:
+    mount = sessions(tmp_path / "cache")
+    session = mount.start(None)
+    mount.kill()
+    assert why in mount.fail(session, wrong.format(golden=golden))
+    after = mount.start(session)
+    readers = Readers(tmp_path / "mnt", digests, 0)
+    readers.start()
+    readers.join()
+    assert (readers.wrong, readers.errors) == ([], [])
+    for _, fd in (session, after):
+        os.close(fd)
+    unmount(str(tmp_path / "mnt"))
+    assert mount.daemon is not None and mount.daemon.wait(DEADLINE_S) == 0
 
 
 @pytest.mark.parametrize("driver", ["fusedev", "pyfuse3"])

@@ -14,7 +14,7 @@ import pytest
 from manifest import describe, differences
 from mounting import BIN, Daemon, Mounts, boot_of, copy_blobs
 from nydus_app.builder.attachment import attach
-from nydus_app.builder.image import open_image
+from nydus_app.builder.image import fingerprint, open_image
 from nydus_app.config.tree import Blobcache, Localfs, Tree
 from nydus_app.daemon.attachment import FuseTree
 from nydus_app.daemon.handover import Session
@@ -258,9 +258,11 @@ def test_a_session_of_devices_is_not_taken_over_with_a_file_tree(tmp_path: Path)
     try:
         attachment, reason = attach(tree, image)
         assert isinstance(attachment, FuseTree) and reason is not None and "cannot be laid out" in reason
-        session = Session(str(tmp_path), "erofs", Settings(*(0 for _ in Settings._fields)), ("a" * 64,))
+        session = Session(str(tmp_path), "erofs", Settings(*(0 for _ in Settings._fields)), ("a" * 64,), fingerprint(image))
         with pytest.raises(ConfigError, match="one of EROFS"):
             attach(tree, image, session)
+        with pytest.raises(ConfigError, match="one of another image"):
+            attach(tree, image, session._replace(image="another"))
     finally:
         image.close()
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from nydus_app.builder.image import Image, image_filesystem
+from nydus_app.builder.image import Image, fingerprint, image_filesystem
 from nydus_app.config.tree import Blobcache, DataPath, Fuse, Tree
 from nydus_app.daemon.attachment import Attachment, ErofsTree, FuseTree, why_no_devices
 from nydus_app.errors import CacheError, ConfigError, InvalidImage
@@ -29,9 +29,11 @@ def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[
     With the `session` of a predecessor it is there already, and goes on in the same way.
     """
     assert isinstance(tree.mode, Fuse) and tree.mountpoint is not None
-    mountpoint = os.path.realpath(tree.mountpoint)
+    mountpoint = _canonical(tree.mountpoint, session)
     if session is not None and session.mountpoint != mountpoint:
         raise ConfigError(f"mountpoint={mountpoint}: the session that was handed over is at {session.mountpoint}")
+    if session is not None and session.image != fingerprint(image):
+        raise ConfigError(f"bootstrap={tree.bootstrap}: the session at {mountpoint} is one of another image")
     reason = "mode.data_path=fuse" if session is None else f"the session at {mountpoint} is one of FUSE"
     if tree.mode.data_path is not DataPath.fuse if session is None else session.data_path == "erofs":
         reason, tree_of_kernel = _attach_erofs(tree, image, mountpoint, None if session is None else session.served)
@@ -44,6 +46,15 @@ def attach(tree: Tree, image: Image, session: "Session | None" = None) -> tuple[
     vfs = Vfs()
     vfs.mount(tree.virtual_mountpoint, image_filesystem(tree, image))
     return FuseTree(vfs, mountpoint, writable=tree.mode.writable), reason
+
+
+def _canonical(path: str, session: "Session | None") -> str:
+    """A session's mountpoint is not looked at where that can be helped: nobody answers."""
+    if session is not None:
+        folder, name = os.path.split(os.path.abspath(path))
+        if os.path.join(os.path.realpath(folder), name) == session.mountpoint:
+            return session.mountpoint
+    return os.path.realpath(path)
 
 
 def _attach_erofs(

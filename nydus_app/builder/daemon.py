@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from nydus_app.builder.attachment import attach
-from nydus_app.builder.image import Image, open_image
+from nydus_app.builder.image import Image, fingerprint, open_image
 from nydus_app.config.tree import Driver, Tree
 from nydus_app.storage.backend.port import TakesCredentials
 from nydus_app.storage.explain import Explanation
@@ -57,6 +57,7 @@ def serve(tree: Tree, inherited: "Inherited | None" = None, keeper: "Keeper | No
         supervisor=tree.daemon.supervisor,
         inherited=inherited,
         keeper=keeper,
+        fingerprint=partial(fingerprint, image),
         explanation=Explanation(image.bootstrap, image.device.background.fetches),
         backend=_backend_info(tree, image),
     )

@@ -45,6 +45,16 @@ class Image(NamedTuple):
         self.bootstrap.close()
 
 
+def fingerprint(image: Image) -> str:
+    """Who goes on with another daemon's session has to answer in the same terms: of the same image, laid out in the same way."""
+    from nydus_app.formats.codec.digest import Fingerprint
+    from nydus_app.formats.erofs.kept import VERSION
+
+    digest = Fingerprint()
+    digest.update(image.bootstrap.content)
+    return f"{digest.digest().hex()} {VERSION}"
+
+
 def open_image(tree: Tree, background: Background | None = None) -> Image:
     """The image that `tree` names; whoever gets it closes it. Raises NydusError.
 

@@ -75,7 +75,8 @@ def _first(group: BaseExceptionGroup[NydusError]) -> NydusError:
 class FuseDaemon:
     """Serves an attachment's file system, and closes it.
 
-    `inherited` is the session of a predecessor, `keeper` is told of ours.
+    `inherited` is the session of a predecessor, `keeper` is told of ours, with the `fingerprint` of what is served. Who fails to
+    go on with a session leaves it, and what is mounted, to the next one.
 
     `views` are the mounts to show by the API: their configurations are free of secrets.
     """
@@ -91,6 +92,7 @@ class FuseDaemon:
         supervisor: str | None = None,
         inherited: Inherited | None = None,
         keeper: Keeper | None = None,
+        fingerprint: Callable[[], str] = str,
         explanation: Explanation | None = None,
         backend: BackendInfo | None = None,
     ) -> None:
@@ -98,6 +100,8 @@ class FuseDaemon:
         self._explanation = explanation
         self._inherited = inherited
         self._keeper = keeper
+        self._fingerprint = fingerprint
+        self._is_ours = inherited is None
         self._attachment = attachment
         self._make_transport = make_transport
         self._serve_api = serve_api
@@ -152,7 +156,8 @@ class FuseDaemon:
                 finally:
                     self._transport.close()
             finally:
-                self._attachment.withdraw()
+                if self._is_ours:
+                    self._attachment.withdraw()
                 device.close()
 
     def _expose(self) -> None:
@@ -209,7 +214,8 @@ class FuseDaemon:
             try:
                 await self._be_ready(nursery)
             finally:
-                await self._withdraw()
+                if self._is_ours:
+                    await self._withdraw()
             nursery.cancel_scope.cancel()
 
     async def _be_ready(self, nursery: trio.Nursery) -> None:
@@ -221,13 +227,17 @@ class FuseDaemon:
             attachment = self._attachment
             self._keeper.keep(
                 self._device.fd,
-                Session(attachment.mountpoint, attachment.data_path, self._transport.settings, attachment.served),
-            )
+                Session(
+                    attachment.mountpoint, attachment.data_path, self._transport.settings, attachment.served,
+                    await trio.to_thread.run_sync(self._fingerprint),
+                ),
+            )  # fmt: skip
         self._mounts = [view._replace(mounted_time=utc_now()) for view in self._views]
         self._machine.fire(Event.START)
         async with AsyncExitStack() as stack:
             if self._serve_api is not None:
                 await stack.enter_async_context(self._serve_api(self))
+            self._is_ours = True
             log.info("serving at %s", self._attachment.mountpoint)
             notify.ready()
             await self._stopping.wait()

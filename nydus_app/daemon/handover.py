@@ -15,12 +15,16 @@ from nydus_app.protocols.fuse.init import Settings
 
 
 class Session(NamedTuple):
-    """`served` are the ids of blobs behind the device files of an EROFS mount, in the order of their inodes."""
+    """`served` are the ids of blobs behind the device files of an EROFS mount, in the order of their inodes.
+
+    `image` tells two images, or two ways to lay one out, from each other.
+    """
 
     mountpoint: str
     data_path: str  # erofs or fuse
     settings: Settings
     served: tuple[str, ...]
+    image: str
 
 
 class Inherited(NamedTuple):
@@ -45,10 +49,10 @@ def decode_session(raw: bytes) -> Session:
     try:
         table = json.loads(raw)
         settings = Settings(**table["settings"])
-        session = Session(table["mountpoint"], table["data_path"], settings, tuple(table["served"]))
+        session = Session(table["mountpoint"], table["data_path"], settings, tuple(table["served"]), table["image"])
     except (ValueError, TypeError, KeyError, RecursionError) as e:
         raise ProtocolViolation(f"no table of a session: {type(e).__name__} {e}") from None
-    words: Sequence[object] = (session.mountpoint, session.data_path, *session.served)
+    words: Sequence[object] = (session.mountpoint, session.data_path, session.image, *session.served)
     if not all(isinstance(w, str) for w in words) or not all(isinstance(n, int) for n in settings):
         raise ProtocolViolation("no table of a session: a value is of the wrong type")
     return session

@@ -342,5 +342,9 @@ class BootstrapV5:
             return self.readlink(self._inode_at(position))
         return b""
 
+    @property
+    def content(self) -> memoryview:
+        return self._data.view
+
     def close(self) -> None:
         self._data.close()

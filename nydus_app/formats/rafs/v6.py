@@ -329,6 +329,10 @@ class BootstrapV6:
     def verify_inode(self, inode: Inode) -> None:
         """v6 inodes have no digests."""
 
+    @property
+    def content(self) -> memoryview:
+        return self._data.view
+
     def close(self) -> None:
         self._data.close()
 

@@ -201,6 +201,11 @@ class Bootstrap(Protocol):
     max_ino: int
     blobs: list[Blob]
 
+    @property
+    def content(self) -> memoryview:
+        """Its bytes, as mapped."""
+        ...
+
     def inode(self, ino: int) -> Inode: ...
 
     def lookup(self, parent: Inode, name: bytes) -> int | None:
