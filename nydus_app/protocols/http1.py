@@ -16,7 +16,8 @@ BODYLESS = (204, 304)
 Headers = Mapping[str, str]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n\0]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NO_FIELD = re.compile(rb"[\r\n\0]")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _DIGITS = re.compile(r"[0-9]{1,19}", re.ASCII)
@@ -59,10 +60,10 @@ def decode_head(raw: bytes, *, is_head: bool = False) -> Head:
         raise ProtocolViolation("the answer does not begin as one of HTTP/1.1 does")
     headers: dict[str, str] = {}
     for line in lines[1:]:
-        field = _FIELD.fullmatch(line)
-        if field is None:
+        field, colon, content = line.partition(b":")
+        if not colon or not _FIELD_NAME.fullmatch(field) or _NO_FIELD.search(content):
             raise ProtocolViolation("the answer has a header line that is none")
-        name, value = field[1].decode("ascii").lower(), field[2].decode("latin-1")
+        name, value = field.decode("ascii").lower(), content.strip(b" \t").decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     status = int(status_line[2])
     length, is_chunked = _framing(status, headers, is_head)
@@ -111,6 +112,7 @@ class ChunkedBody:
     def __init__(self) -> None:
         self._raw = bytearray()
         self._left = 0  # of the chunk's data; -1: its line end is due; -2: in the trailers
+        self._trailers = 0  # their bytes
         self.is_complete = False
 
     def decode(self, raw: bytes) -> bytes:
@@ -146,6 +148,9 @@ class ChunkedBody:
             self._left = 0
         elif self._left == -2:
             self.is_complete = not line
+            self._trailers += len(line) + 2
+            if self._trailers > MAX_HEAD_BYTES:
+                raise ProtocolViolation("a body whose trailers have no end")
         else:
             size = line.partition(b";")[0].strip()
             if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size):

@@ -313,13 +313,16 @@ class ChunkFetcher:
         return launched
 
     async def _request(self, window: Window, jobs: Sequence[Job], later: bool) -> None:
-        """One request to the backend; raises nothing."""
+        """One request to the backend; raises nothing. What is not expected fails its readers, not the daemon."""
         outcome: BackendError | None = None
         try:
             with traced() as jobs[0].course.tries:
                 raw = await self._reader.read(window.offset, window.end - window.offset)
         except BackendError as e:
             outcome = e
+        except Exception as e:
+            log.exception("unexpected error of the backend")
+            outcome = BackendError(f"unexpected {type(e).__name__}: {e}")
         except BaseException:
             self._jobs.give_up(jobs, None)
             raise

@@ -90,6 +90,23 @@ def test_any_chunked_body_ends_or_is_a_violation(raw: bytes) -> None:
         pass
 
 
+@pytest.mark.parametrize("end", [b"", b"\0", b"\n", b"x"])
+def test_a_long_header_takes_no_long_time(end: bytes) -> None:
+    """60,000 blanks; what tried each of them as an end would take for ever."""
+    raw = b"HTTP/1.1 200 OK\r\na: x" + b" " * 60_000 + end
+    if end in (b"\0", b"\n"):
+        with pytest.raises(ProtocolViolation):
+            decode_head(raw)
+    else:
+        assert decode_head(raw).headers["a"] == (b"x" + b" " * 60_000 + end).strip().decode()
+
+
+def test_trailers_without_end_are_refused() -> None:
+    body = ChunkedBody()
+    with pytest.raises(ProtocolViolation):
+        body.decode(b"0\r\n" + b"a: b\r\n" * 20_000)
+
+
 def test_a_line_without_end_is_refused() -> None:
     with pytest.raises(ProtocolViolation):
         ChunkedBody().decode(b"1" * 5000)

@@ -154,6 +154,17 @@ def test_a_failed_fetch_fails_its_waiters_and_not_the_next_reader(make: Make) ->
     trio.run(main)
 
 
+def test_what_nobody_expects_of_a_backend_fails_its_readers_and_nothing_else(make: Make) -> None:
+    async def main() -> None:
+        cache, origin = make()
+        origin.failures = [ValueError("nobody expects it")]  # type: ignore[list-item]
+        with pytest.raises(BackendError, match="unexpected ValueError: nobody expects it"):
+            await read(cache, chunks()[3])
+        assert await read(cache, chunks()[3]) == DATA[3 * SIZE :][:SIZE]
+
+    trio.run(main)
+
+
 def test_where_no_thread_can_be_had_readers_are_told_and_nothing_stays_in_flight(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import trio
 from nydus_app.errors import CacheError
 from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester, Segment
 from nydus_app.storage.background import Background
-from nydus_app.storage.cache import ranges
+from nydus_app.storage.cache import bound, ranges
 from nydus_app.storage.cache.blob_files import Keeping
 from nydus_app.storage.cache.blobcache import BlobCache
 from nydus_app.storage.cache.bound import Bound
@@ -284,6 +284,48 @@ def test_what_was_written_and_not_marked_is_found_and_freed(tmp_path: Path) -> N
         assert again.cache.is_ready(0) and again.cache.is_ready(39)
         assert again.used() <= LIMIT + META_BYTES
         again.device.close()
+
+    trio.run(main)
+
+
+def test_what_is_written_while_the_rest_is_looked_for_stays(opened: Cache) -> None:
+    """Somebody had found room before, and writes between the evictor's first look and its taking all."""
+
+    async def main() -> None:
+        await opened.check(0)
+        assert opened.cache._share is not None and opened.cache._files is not None
+        ranges, files = opened.cache._share._ranges, opened.cache._files
+        files.map.clear(range(4))  # what came is not marked yet
+        take = ranges._take
+
+        def written_meanwhile(numbers: Sequence[int]) -> list[int]:
+            files.map.mark([0])
+            return take(numbers)
+
+        ranges._take = written_meanwhile  # type: ignore[method-assign,assignment]
+        assert ranges.drop_rest() == 0
+        assert os.pread(files.data.fd, SIZE, 0) == DATA[:SIZE]
+        ranges._take = take  # type: ignore[method-assign]
+        files.map.clear(range(4))
+        assert ranges.drop_rest() > 0 and os.pread(files.data.fd, SIZE, 0) == bytes(SIZE)
+
+    trio.run(main)
+
+
+def test_a_directory_that_cannot_be_listed_makes_no_room_and_costs_no_reader(
+    opened: Cache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unlistable(path: str) -> None:
+        raise CacheError(f"{path}: Too many open files")
+
+    async def main() -> None:
+        monkeypatch.setattr(bound, "list_directory", unlistable)
+        await opened.check(0)
+        assert "no room is made" in caplog.text and not opened.cache.is_ready(0)
+        monkeypatch.undo()
+        monkeypatch.setattr(opened.bound, "_try_again", 0.0)
+        await opened.check(40)
+        assert opened.cache.is_ready(40)
 
     trio.run(main)
 

@@ -82,11 +82,15 @@ class RegistryBackend:
         return f"registry {self.scheme}://{self.host}/{self.repo}"
 
     def fall_back_to_http(self, cause: NotTls) -> None:
-        """As nydusd does, only where certificates are not verified anyway. Raises BackendUnavailable."""
+        """As nydusd does, only where certificates are not verified anyway, and for good if it answers. Raises BackendUnavailable."""
         if not self.client.settings.skip_verify or self.scheme != "https":
             raise BackendUnavailable(f"{cause} (backend.scheme=http asks without TLS)") from None
-        log.warning("%s: it is asked by http from now on", cause)
+        log.warning("%s: it is asked by http", cause)
         self.scheme = "http"
+
+
+class _NoTlsThere(NotTls):
+    """It is the registry itself that speaks none: neither a token server, nor where it redirects to."""
 
 
 class RegistryReader:
@@ -132,9 +136,13 @@ class RegistryReader:
                 log.info("%s; the registry is asked for another address", e)
         try:
             return await self._ask_registry(method, wanted)
-        except NotTls as e:
+        except _NoTlsThere as e:
             self._backend.fall_back_to_http(e)
+        try:
             return await self._ask_registry(method, wanted)
+        except BackendUnavailable:
+            self._backend.scheme = "https"
+            raise
 
     async def _ask_registry(self, method: str, wanted: tuple[int, int] | None) -> Answer:
         url, auth = self._url(), self._backend.auth
@@ -155,7 +163,10 @@ class RegistryReader:
         # A mirror that authenticates nobody is of use once we are known, or where there is nobody to be known as.
         is_known = bool(header) or self._backend.is_anonymous
         request = Request(method, url, headers, wanted=wanted, passed={401, *REDIRECTS}, is_known=is_known)
-        return await self._backend.client.ask(request)
+        try:
+            return await self._backend.client.ask(request)
+        except NotTls as e:
+            raise _NoTlsThere(str(e)) from None
 
     async def _follow(self, method: str, wanted: tuple[int, int] | None, url: Url) -> Answer:
         """The registry's header goes to the registry only."""

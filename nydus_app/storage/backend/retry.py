@@ -13,6 +13,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import NamedTuple, TypeVar
 
 import trio
@@ -38,7 +39,7 @@ class _Failure(NamedTuple):
     offset: int
     end: int
     until: float
-    error: BackendUnavailable
+    error: BackendUnavailable  # without a traceback, whose frames hold what had come by then
 
 
 class Retrying:
@@ -61,7 +62,7 @@ class Retrying:
         try:
             return await self._try(lambda: self._reader.read(offset, size))
         except BackendUnavailable as e:
-            self._failures.append(_Failure(offset, offset + size, time.monotonic() + FAILED_FOR_S, e))
+            self._failures.append(_Failure(offset, offset + size, time.monotonic() + FAILED_FOR_S, copy(e)))
             raise
 
     async def size(self) -> int:

@@ -123,6 +123,10 @@ class Bound:
             if self._lacks(size) > 0:
                 self._try_again = time.monotonic() + PAUSE_S
             return True
+        except CacheError as e:
+            log.warning("no room is made: %s", e)
+            self._try_again = time.monotonic() + PAUSE_S
+            return False
         finally:
             self._turn.release()
 

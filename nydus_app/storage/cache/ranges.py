@@ -220,7 +220,8 @@ class Ranges:
             return 0
         taken = self._take(range(self.count)) if not self._holders else []
         try:
-            if len(taken) < self.count:
+            # Who had found room before may have written meanwhile; from now on nobody does.
+            if len(taken) < self.count or 1 in files.map.occupied():
                 return 0
             size = os.fstat(files.data.fd)
             punch_hole(files.data.fd, 0, size.st_size)

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import blake3
@@ -141,6 +142,7 @@ CAUSES = {
     "short body": "hung up", "no body": "hung up", "reset": "hung up", "wrong range": "wrong answer", "silence": "time-out",
     "silence within": "time-out", "drip": "time-out", "wrong bytes": "wrong data", "lying range": "wrong data",
     "ignored range": "failed", "redirect": "failed",
+    "interim for ever": "unavailable",
 }  # fmt: skip
 """As the metrics count it, where it is neither a status nor what the fault is called here."""
 
@@ -149,12 +151,25 @@ def cause_of(name: str) -> str:
     return f"status {name[:3]}" if name[:3].isdigit() else CAUSES.get(name, name)
 
 
+def trailers_for_ever(exchange: Exchange) -> None:
+    found = exchange.part()
+    assert found is not None
+    part, headers = found
+    head = f"HTTP/1.1 206 Partial Content\r\nContent-Range: {headers['Content-Range']}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with suppress(OSError):
+        exchange.socket.sendall(head.encode() + b"%x\r\n%s\r\n0\r\n" % (len(part), part))
+        while True:
+            exchange.socket.sendall(b"a: b\r\n" * 1000)
+
+
 CURED = {
     "429": (status(429), 2), "429 later": (status(429, {"Retry-After": "1"}), 2), "408": (status(408), 2), "500": (status(500), 2),
     "502": (status(502), 2), "503": (status(503), 2), "503 by date": (status(503, {"Retry-After": "Wed, 01 Jan 2020 00:00:00 GMT"}), 2),
+    "503 at the end of time": (status(503, {"Retry-After": "Wed, 01 Jan 99999999999 00:00:00 GMT"}), 2),
+    "503 beyond all zones": (status(503, {"Retry-After": "Wed, 01 Jan 2020 00:00:00 +99999999999999999"}), 2),
     "504": (status(504), 2), "short body": (short_body(1000), 2), "no body": (short_body(0), 2), "reset": (reset_after(70_000), 2),
     "hung up": (hang_up, 2), "wrong range": (wrong_range, 2), "silence": (stall(STALL_S), 2), "silence within": (stall(STALL_S, 1000), 2),
-    "ignored range": (ignored_range, 1), "chunked": (chunked, 1),
+    "ignored range": (ignored_range, 1), "chunked": (chunked, 1), "trailers for ever": (trailers_for_ever, 1),
 }  # fmt: skip
 
 
@@ -189,6 +204,12 @@ def test_retry_after_is_waited_for(origin: Origin) -> None:
     assert 1.0 <= trio.run(main) < 1.5
 
 
+def interim_for_ever(exchange: Exchange) -> None:
+    with suppress(OSError):
+        while True:
+            exchange.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
 LASTING: dict[str, tuple[Fault, type[NydusError], int, str]] = {
     "401": (status(401), BackendDenied, 1, "401"),
     "403": (status(403, body=b'{"errors":[{"code":"DENIED"}]}'), BackendDenied, 1, "(DENIED)"),
@@ -208,6 +229,7 @@ LASTING: dict[str, tuple[Fault, type[NydusError], int, str]] = {
     "silence within": (stall(LONG_STALL_S, 1000), BackendUnavailable, TRIES, f"no byte for {TIMEOUT_S} s"),
     "drip": (drip(20), BackendUnavailable, TRIES, "not done after"),
     "redirect": (redirect("http://127.0.0.1:1/"), BackendError, 1, "redirect"),
+    "interim for ever": (interim_for_ever, BackendUnavailable, TRIES, "gone on with"),
 }  # fmt: skip
 
 

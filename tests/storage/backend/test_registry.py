@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import os
+import socket
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from registries import REPO, Registry
-from nydus_app.errors import BackendDenied, BackendError, BackendNotFound, BackendUnavailable, ConfigError
+from nydus_app.errors import BackendDenied, BackendError, BackendNotFound, BackendUnavailable, ConfigError, NotTls
 from nydus_app.storage.backend import retry
 from nydus_app.storage.backend.http.settings import HttpSettings, MirrorSettings
 from nydus_app.storage.backend.registry import RegistryBackend, RegistrySettings
@@ -322,7 +323,7 @@ def test_redirects_without_end_end() -> None:
         assert len(registry.origin.seen) == 6
 
 
-@pytest.mark.parametrize("location", ["", "ftp://h/x", "http://", "http://h:99999/", "http://h\x01/", "https://.h/", f"http://{'h' * 64}/"])
+@pytest.mark.parametrize("location", ["", "ftp://h/x", "http://", "http://h:99999/", "http://[x", "http://h\x01/", "https://.h/", f"http://{'h' * 64}/"])
 def test_a_location_that_is_none_is_an_error(location: str) -> None:
     with Registry(BLOBS) as registry:
         registry.origin.answer = redirect(location)
@@ -372,6 +373,28 @@ def test_http_is_tried_only_where_certificates_do_not_matter() -> None:
         backend = make_backend(registry.origin.place, scheme="https", skip_verify=True)
         trio.run(read, backend, 2)
         assert backend.describe() == f"registry http://{registry.origin.place}/team/app"
+
+
+def test_another_ones_want_of_tls_does_not_take_the_registry_s() -> None:
+    """A store that refuses TLS is asked again; the registry's password does not go without it for that."""
+    with Registry(BLOBS) as registry, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        registry.origin.answer = redirect(f"https://127.0.0.1:{nobody.getsockname()[1]}/{ID}")
+        backend = make_backend(registry.origin.place, skip_verify=True)
+        asked: list[NotTls] = []
+        backend.fall_back_to_http = asked.append  # type: ignore[method-assign]
+        with pytest.raises(BackendUnavailable):
+            trio.run(read, backend)
+        assert not asked
+
+
+def test_a_registry_that_answers_by_http_neither_keeps_its_scheme() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        backend = make_backend(f"127.0.0.1:{nobody.getsockname()[1]}", scheme="https", skip_verify=True)
+        with pytest.raises(BackendUnavailable):
+            trio.run(read, backend)
+        assert backend.scheme == "https"
 
 
 def test_mirrors_get_the_header_once_there_is_one_and_are_no_place_to_authenticate() -> None:

@@ -195,11 +195,14 @@ def test_mirrors_are_asked_in_their_order_with_their_headers() -> None:
         assert mirror.seen[0].path == "/x/b" and "x-mirror" not in origin.seen[0].headers
 
 
-def test_a_dead_mirror_is_left_after_its_limit_and_asked_again_when_it_answers() -> None:
+@pytest.mark.parametrize("has_scheme", [True, False])
+def test_a_dead_mirror_is_left_after_its_limit_and_asked_again_when_it_answers(has_scheme: bool) -> None:
+    """Also by the origin's scheme, which is that of a mirror without one."""
     with two() as (origin, mirror):
 
         async def main() -> None:
-            settings = MirrorSettings(host=mirror.url(), failure_limit=2, check_interval_s=SOON_S)
+            host = mirror.url() if has_scheme else mirror.place
+            settings = MirrorSettings(host=host, failure_limit=2, check_interval_s=SOON_S)
             reader = make_reader(origin.url("b"), mirrors=(settings,))
             mirror.answer = hang_up
             for _ in range(4):

@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+import trio
+
 from nydus_app.errors import BackendUnavailable, ProtocolViolation
 from nydus_app.protocols.http1 import MAX_HEAD_BYTES, ChunkedBody, Head, decode_head
 from nydus_app.storage.backend.http.deadline import Deadline
 from nydus_app.storage.backend.http.dial import ready, send_all
 
 RECEIVE_BYTES = 64 << 10
+MAX_INTERIM = 8
+"""Of status 1xx (RFC 9110 15.2)."""
 
 
 class Lost(BackendUnavailable):
@@ -46,6 +50,9 @@ class Connection:
 
     def is_idle(self) -> bool:
         """The server has neither hung up nor said anything since."""
+        pending = getattr(self._sock, "pending", None)
+        if pending is not None and pending():  # TLS has it already, and no descriptor tells
+            return False
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         return not poll.poll(0)
@@ -60,8 +67,12 @@ class Connection:
         with self._described(HungUp):
             await send_all(self._sock, request)
             head = decode_head(await self._receive_head(deadline), is_head=is_head)
-            while head.status < 200:
+            for _ in range(MAX_INTERIM):
+                if head.status >= 200:
+                    break
                 head = decode_head(await self._receive_head(deadline), is_head=is_head)
+            if head.status < 200:
+                raise ProtocolViolation("answers that are to be gone on with, and no other")
             self._keeps_alive = head.keeps_alive
             self._left = head.length
             self._chunked = ChunkedBody() if head.is_chunked else None
@@ -89,6 +100,7 @@ class Connection:
 
     async def _receive(self, deadline: Deadline) -> bytes:
         self._acknowledge()
+        await trio.lowlevel.checkpoint()  # who sends faster than it is taken apart does not have the loop alone
         part = await ready(self._sock, partial(self._sock.recv, RECEIVE_BYTES))
         deadline.progress()
         return part

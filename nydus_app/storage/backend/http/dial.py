@@ -78,6 +78,8 @@ class Dialer:
             wrapped = self._context.wrap_socket(sock, server_hostname=url.host, do_handshake_on_connect=False)
         except ValueError as e:  # of names that cannot be one, such as labels of 64 letters
             raise BackendError(f"{url.origin}: {e}") from None
+        except OSError as e:  # it has hung up already
+            raise BackendUnavailable(f"{url.origin}: {e.strerror or e}") from None
         try:
             await ready(wrapped, wrapped.do_handshake)
         except ssl.SSLCertVerificationError as e:
@@ -208,7 +210,10 @@ async def _first_connected(addresses: Sequence[Address], origin: str) -> socket.
 
 
 async def _connect(family: int, address: object, origin: str) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as e:  # no descriptor left, or none of this family here
+        raise BackendUnavailable(f"{origin}: {e.strerror or e}") from None
     try:
         sock.setblocking(False)
         if family != socket.AF_UNIX:

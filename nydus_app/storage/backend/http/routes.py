@@ -38,7 +38,9 @@ class Routes:
         self._proxy = settings.proxy
         self._proxy_url = parse_url(settings.proxy.url) if settings.proxy else None
         self._proxy_health = None if settings.proxy is None else _proxy_health(settings.proxy, ping)
-        self._mirrors = [_Mirror(m, _mirror_health(m, ping)) for m in settings.mirrors]
+        self._ping = ping
+        self._scheme = "https"  # the origin's, which is that of a mirror without one
+        self._mirrors = [_Mirror(m, self._mirror_health(m)) for m in settings.mirrors]
 
     def of(self, url: Url, *, is_mirrored: bool, is_known: bool) -> Iterator[Route]:
         """Raises BackendUnavailable where there is none."""
@@ -62,11 +64,26 @@ class Routes:
         return not proxy.fallback
 
     def _by_mirrors(self, url: Url, is_known: bool) -> Iterator[Route]:
+        self._scheme = url.scheme
         for mirror, health in self._mirrors:
             if (is_known or mirror.auth_through) and health.is_well():
                 there = mirror_url(mirror.host, url.scheme)
                 here = url._replace(scheme=there.scheme, host=there.host, port=there.port)
                 yield Route(here, None, mirror.headers, health, mirror.auth_through)
+
+    def _mirror_health(self, mirror: MirrorSettings) -> Health:
+        async def ping() -> bool:
+            url = parse_url(mirror.ping_url) if mirror.ping_url else mirror_url(mirror.host, self._scheme)._replace(target="/v2")
+            return await self._ping(url, range(200, 500))
+
+        return Health(
+            f"the mirror {mirror_url(mirror.host).origin if '://' in mirror.host else mirror.host}",
+            ping,
+            interval_s=mirror.check_interval_s,
+            pause_s=MIRROR_PAUSE_S,
+            failure_limit=max(mirror.failure_limit, 1),
+            watches=False,
+        )
 
 
 def mirror_url(host: str, scheme: str = "https") -> Url:
@@ -84,17 +101,4 @@ def _proxy_health(proxy: ProxySettings, ping: PingUrl) -> Health:
         pause_s=proxy.check_pause_s,
         failure_limit=1 if proxy.fallback else 1 << 30,
         watches=True,
-    )
-
-
-def _mirror_health(mirror: MirrorSettings, ping: PingUrl) -> Health:
-    host = mirror_url(mirror.host)
-    url = parse_url(mirror.ping_url) if mirror.ping_url else host._replace(target="/v2")
-    return Health(
-        f"the mirror {host.origin}",
-        partial(ping, url, range(200, 500)),
-        interval_s=mirror.check_interval_s,
-        pause_s=MIRROR_PAUSE_S,
-        failure_limit=max(mirror.failure_limit, 1),
-        watches=False,
     )

@@ -47,9 +47,9 @@ class Url(NamedTuple):
 
 def parse_url(text: str, base: Url | None = None) -> Url:
     """An absolute address, or one relative to `base`. Raises BackendError."""
-    if base is not None:
-        text = urljoin(base.text, text)
     try:
+        if base is not None:
+            text = urljoin(base.text, text)
         parts = urlsplit(text)
         port = parts.port
         host = (parts.hostname or "").encode("idna" if not (parts.hostname or "").isascii() else "ascii").decode("ascii")
