@@ -6,6 +6,7 @@ Every fault is tried through a real blob cache: what it keeps is compared in the
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -347,6 +348,33 @@ def test_names_that_nobody_knows_and_ports_where_nobody_listens(tmp_path: Path) 
             assert time.monotonic() - began < TIMEOUT_S * TRIES + PAUSES_S
             reader.close()
 
+    trio.run(main)
+
+
+def test_names_that_nobody_tells_leave_threads_to_who_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolvers that say nothing hold their threads on behind readers that have given up."""
+    says, look_up = threading.Event(), socket.getaddrinfo
+
+    def silent(*words: object, flags: int = 0, **more: object) -> object:
+        if not flags:
+            assert says.wait(30)
+        return look_up(*words, flags=flags, **more)  # type: ignore[arg-type]
+
+    async def give_up() -> None:
+        with pytest.raises(BackendUnavailable):
+            await make_reader("http://nobody.invalid/b", retry_limit=0).read(0, 1)
+
+    async def main() -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(60):
+                    nursery.start_soon(give_up)
+            with trio.fail_after(5):
+                assert await trio.to_thread.run_sync(lambda: 1) == 1
+        finally:
+            says.set()
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
     trio.run(main)
 
 

@@ -25,6 +25,9 @@ from nydus_app.storage.backend.http.url import Url
 T = TypeVar("T")
 Address = tuple[int, int, int, str, tuple[object, ...]]
 
+MAX_LOOKUPS = 8
+"""Of names, at a time."""
+
 STAGGER_S = 0.25
 """So long the first address of a name is tried alone (RFC 8305)."""
 
@@ -47,6 +50,7 @@ class Dialer:
     def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
         self._context: ssl.SSLContext | None = None
+        self._lookups: trio.lowlevel.RunVar[trio.CapacityLimiter] | None = None
 
     async def dial(self, url: Url, proxy: Url | None = None) -> socket.socket:
         """Raises BackendError. The time-out is the caller's."""
@@ -54,7 +58,7 @@ class Dialer:
         if proxy is not None and proxy.scheme == url.scheme == "https":
             raise BackendError(f"{url.origin}: the proxy {proxy.origin} is asked by TLS, and can carry no TLS in it")
         try:
-            sock = await (_connect_unix(peer.socket) if peer.socket else _connect_tcp(peer))
+            sock = await (_connect_unix(peer.socket) if peer.socket else _connect_tcp(peer, self._limiter()))
         except Refused as e:
             if peer.scheme == "https":
                 raise NotTls(str(e)) from None
@@ -69,6 +73,16 @@ class Dialer:
             sock.close()
             raise
         return sock
+
+    def _limiter(self) -> trio.CapacityLimiter:
+        """The loop's, for looking up names: what is left behind in a loop that has ended never comes back."""
+        if self._lookups is None:
+            self._lookups = trio.lowlevel.RunVar("lookups")
+        try:
+            return self._lookups.get()
+        except LookupError:
+            self._lookups.set(limiter := trio.CapacityLimiter(MAX_LOOKUPS))
+            return limiter
 
     async def _wrap(self, sock: socket.socket, url: Url) -> ssl.SSLSocket:
         """Takes the descriptor of `sock`, and closes it where it fails."""
@@ -152,14 +166,23 @@ async def _connect_unix(path: str) -> socket.socket:
     return await _connect(socket.AF_UNIX, path, f"unix:{path}")
 
 
-async def _connect_tcp(url: Url) -> socket.socket:
+async def _connect_tcp(url: Url, lookups: trio.CapacityLimiter) -> socket.socket:
     try:
-        found = await trio.socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        found = await _addresses(url, lookups)
     except OSError as e:
         raise UnknownHost(f"{url.host}: {e.strerror or e}") from None
     except UnicodeError:
         raise BackendError(f"{url.host}: no name of a host") from None
     return await _first_connected(_alternating(found), url.origin)
+
+
+async def _addresses(url: Url, lookups: trio.CapacityLimiter) -> list[Address]:
+    """Who looks a name up may be left behind in his thread for half a minute: these are not the threads that all else needs."""
+    look_up = partial(socket.getaddrinfo, url.host, url.port, type=socket.SOCK_STREAM)
+    try:
+        return look_up(flags=socket.AI_NUMERICHOST)  # type: ignore[return-value]
+    except socket.gaierror:
+        return await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=lookups)  # type: ignore[return-value]
 
 
 def _alternating(found: Sequence[Address]) -> list[Address]:
