@@ -145,24 +145,32 @@ class RegistryReader:
             raise
 
     async def _ask_registry(self, method: str, wanted: tuple[int, int] | None) -> Answer:
-        url, auth = self._url(), self._backend.auth
+        url, auth, is_mirrored = self._url(), self._backend.auth, True
         for _ in range(MAX_REFUSALS):
             header = await auth.header()
-            answer = await self._send(method, url, wanted, header)
+            answer = await self._send(method, url, wanted, header, is_mirrored)
             if answer.status == 401 and header and "www-authenticate" not in answer.headers:
-                answer = await self._send(method, url, wanted, "")
+                answer = await self._send(method, url, wanted, "", is_mirrored)
             if answer.status in REDIRECTS:
-                return await self._follow(method, wanted, self._rewritten(self._location(answer, url)))
+                try:
+                    return await self._follow(method, wanted, self._rewritten(self._location(answer)))
+                except BackendError as e:
+                    if answer.url.origin == url.origin:
+                        raise
+                    log.warning("%s, where the mirror %s redirects to; the registry itself is asked", e, answer.url.origin)
+                is_mirrored = False
+                continue
             if answer.status != 401:
                 return answer
             await auth.refused(header, answer, url)
         raise answer.error(f"{method} {url.shown}")
 
-    async def _send(self, method: str, url: Url, wanted: tuple[int, int] | None, header: str) -> Answer:
+    async def _send(self, method: str, url: Url, wanted: tuple[int, int] | None, header: str, is_mirrored: bool) -> Answer:
         headers: Headers = {"Authorization": header} if header else {}
         # A mirror that authenticates nobody is of use once we are known, or where there is nobody to be known as.
         is_known = bool(header) or self._backend.is_anonymous
         request = Request(method, url, headers, wanted=wanted, passed={401, *REDIRECTS}, is_known=is_known)
+        request = request._replace(is_mirrored=is_mirrored)
         try:
             return await self._backend.client.ask(request)
         except NotTls as e:
@@ -179,13 +187,13 @@ class RegistryReader:
             if answer.status not in REDIRECTS:
                 self._redirected = first
                 return answer
-            url = self._location(answer, url)
+            url = self._location(answer)
         raise BackendError(f"{method} {self._url().shown}: redirects without end")
 
-    def _location(self, answer: Answer, url: Url) -> Url:
+    def _location(self, answer: Answer) -> Url:
         if not (location := answer.headers.get("location")):
-            raise BackendError(f"{url.shown}: {answer.status} without a Location")
-        return parse_url(location, url)
+            raise BackendError(f"{answer.url.shown}: {answer.status} without a Location")
+        return parse_url(location, answer.url)
 
     def _rewritten(self, url: Url) -> Url:
         """The port stays, unless it was the scheme's own, or the configured host has one."""

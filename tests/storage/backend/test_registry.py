@@ -408,6 +408,15 @@ def test_mirrors_get_the_header_once_there_is_one_and_are_no_place_to_authentica
         assert registry.asked("/v2/") == 2 and not any("steal" in s.path for s in mirror.seen)
 
 
+def test_a_mirror_that_redirects_into_the_void_is_gone_round() -> None:
+    with Registry(BLOBS) as registry, Origin({ID: DATA}) as mirror:
+        backend = make_backend(registry.origin.place, mirrors=(MirrorSettings(host=mirror.url()),))
+        answers = iter([redirect("/elsewhere"), status(404)])
+        mirror.answer = lambda exchange: next(answers)(exchange)
+        trio.run(read, backend)
+        assert [s.path for s in mirror.seen][1:] == ["/elsewhere"] and len(registry.origin.seen) == 1
+
+
 def test_credentials_do_not_go_to_a_token_server_without_tls_when_the_registry_has_it(tmp_path: Path) -> None:
     from nydus_app.protocols.http1 import decode_head
     from nydus_app.storage.backend.http.client import Answer
@@ -416,7 +425,7 @@ def test_credentials_do_not_go_to_a_token_server_without_tls_when_the_registry_h
     with Registry(BLOBS, "bearer", auth=AUTH) as registry:
         backend = make_backend(registry.origin.place, auth=AUTH)
         head = decode_head(f'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm="{registry.origin.url("token")}"'.encode())
-        answer = Answer(401, "No", head.headers, b"")
+        answer = Answer(401, "No", head.headers, b"", parse_url("https://registry.example/v2/"))
         with pytest.raises(BackendDenied, match="without TLS"):
             trio.run(backend.auth.refused, "", answer, parse_url("https://registry.example/v2/"))
         assert not registry.origin.seen

@@ -35,12 +35,13 @@ Sign = Callable[[str, Url, Headers], Headers]
 
 
 class Answer(NamedTuple):
-    """Header names are in lower case."""
+    """Header names are in lower case; `url` is what was asked for, of a mirror or the origin."""
 
     status: int
     reason: str
     headers: Headers
     body: bytes | bytearray
+    url: Url
 
     def error(self, what: str) -> BackendError:
         return error_of(self.status, self.reason, self.headers, bytes(self.body), what)
@@ -218,7 +219,8 @@ async def _receive(
         body = await receive_range(connection, head, *request.wanted, deadline, request.describe(route.url))
     else:
         body = await receive_small(connection, MAX_BODY_BYTES, deadline)
-    return Answer(head.status, head.reason, head.headers, body)
+    # A proxy may have been asked for another scheme of the same place.
+    return Answer(head.status, head.reason, head.headers, body, request.url if route.proxy else route.url)
 
 
 def _is_good(request: Request, route: Route, answer: Answer) -> bool:
