@@ -169,8 +169,8 @@ class RegistryReader:
         headers: Headers = {"Authorization": header} if header else {}
         # A mirror that authenticates nobody is of use once we are known, or where there is nobody to be known as.
         is_known = bool(header) or self._backend.is_anonymous
-        request = Request(method, url, headers, wanted=wanted, passed={401, *REDIRECTS}, is_known=is_known)
-        request = request._replace(is_mirrored=is_mirrored)
+        passed = {401, *REDIRECTS}
+        request = Request(method, url, headers, wanted=wanted, passed=passed, is_mirrored=is_mirrored, is_known=is_known)
         try:
             return await self._backend.client.ask(request)
         except NotTls as e:

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from struct import pack
 from typing import NamedTuple
 
@@ -148,6 +147,8 @@ def _kind(keeping: Keeping) -> bytes:
     """Of a `.blob.data`, as its mark tells it; of a key no more than which one it is."""
     if not keeping.is_encrypted:
         return b"plain"
+    from hashlib import sha256  # with OpenSSL, which a start needs for nothing else
+
     key = b"convergent" if keeping.key is None else sha256(b"cache key" + keeping.key).hexdigest()[:16].encode()
     return b"encrypted " + key
 
