@@ -9,8 +9,6 @@ import pytest
 
 from nydus_app.storage.backend.extent import AHEAD_BYTES
 from nydus_app.storage.backend.local_file import LocalFileReader, open_file
-from nydus_app.storage.device import AHEAD, LARGE_BYTES, pread_ready
-from nydus_app.storage.hop import run_here
 from page_cache import cached, evict
 
 PIECE, SIZE = 1 << 18, 32 << 20
@@ -51,12 +49,3 @@ def test_who_jumps_has_nothing_read_that_he_did_not_ask_for(reader: LocalFileRea
     for offset in (0, 24 << 20, 8 << 20, 16 << 20):
         reader.pread(offset, 4096)
     assert cached(file) < MAX_BY_ITSELF
-
-
-def test_large_pieces_of_a_data_file_are_read_ahead_small_ones_are_not(file: Path) -> None:
-    with open(file, "rb") as f:
-        run_here(pread_ready(f.fileno(), LARGE_BYTES - 4096, 0))
-        before = cached(file)
-        assert before < MAX_BY_ITSELF
-        run_here(pread_ready(f.fileno(), MAX_BY_ITSELF, SIZE - (AHEAD + 1) * MAX_BY_ITSELF))
-    until(lambda: cached(file) >= before + 2 * MAX_BY_ITSELF)
