@@ -160,7 +160,7 @@ class AddressSpace:
         with self._cache.hold(range(run.first, run.last + 1)):
             if not await self._cache.are_ready(run.first, run.last):
                 return None
-            return await pread_ready(self._cache.data_fd(), end - offset, offset)
+            return await pread_ready(self._cache, run.first, run.last, end - offset, offset)
 
     async def _read(self, extents: Sequence[Extent], offset: int, end: int) -> Sequence[Buffer]:
         cache = self._cache
@@ -177,7 +177,8 @@ class AddressSpace:
             if (data := decoded.get(first.index)) is not None:
                 parts.append(memoryview(data)[at - first.start : stop - first.start])
             elif at < stop:
-                parts.append(await pread_ready(self._cache.data_fd(), stop - at, first.place + at - first.start))
+                place = first.place + at - first.start
+                parts.append(await pread_ready(cache, first.index, last.index, stop - at, place))
             if (padding := min(last.end, end) - max(stop, at)) > 0:
                 parts.append(ZEROS[:padding])
             at = last.end
