@@ -15,11 +15,10 @@ def decode_header(block: bytes | memoryview) -> TarHeader | None:
     raw = bytes(block)
     if len(raw) != BLOCK_SIZE or raw[257:265] != b"ustar  \0":
         return None
-    try:
-        checksum = int(raw[148:156].rstrip(b" \0"), 8)
-        size = int(raw[124:136].rstrip(b" \0"), 8)
-    except ValueError:
+    fields = [raw[at : at + size].rstrip(b" \0") for at, size in ((148, 8), (124, 12))]
+    if not all(fields) or any(f.strip(b"01234567") for f in fields):
         return None
+    checksum, size = (int(f, 8) for f in fields)
     if sum(raw[:148]) + 8 * 0x20 + sum(raw[156:]) != checksum:
         return None
     return TarHeader(raw[:100].rstrip(b"\0"), size)

@@ -80,7 +80,8 @@ class AlignedPlaces:
     def run(self, offset: int, end: int) -> Run | None:
         index = self._index
         first, last = index.find(offset), index.find(end - 1)
-        if not 0 <= first <= last or not self._is_without_gap(first, last):
+        # A chunk takes a block at least: a table that says otherwise is walked no further.
+        if not 0 <= first <= last <= first + (end - offset) // BLOCK + 1 or not self._is_without_gap(first, last):
             return None
         (start, _), (begin, size) = index.extent_of(first), index.extent_of(last)
         whole = min(begin + size + -size % BLOCK, self._blob.uncompressed_size)
@@ -95,6 +96,7 @@ class AlignedPlaces:
             self._follows[unknown : unknown + chain - 1] = FOLLOWED * (chain - 1)
             if chain == 1:
                 self._follows[unknown : unknown + 1] = ALONE
+                return False
         return self._follows.find(ALONE, first, last) < 0
 
     def extents(self, offset: int, end: int) -> list[Extent]:

@@ -179,7 +179,7 @@ def _spool(blob: Blob, raw_header: bytes, table: _Fetched, path: str | None) -> 
         temporary = temporary_name(path)
         try:
             with ExitStack() as undo:
-                file = undo.enter_context(open(temporary, "w+b", buffering=0))
+                file = undo.enter_context(open(temporary, "x+b", buffering=0))
                 undo.callback(os.unlink, temporary)
                 found = _write(blob, raw_header, table, file)
                 os.replace(temporary, path)

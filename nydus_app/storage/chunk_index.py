@@ -21,6 +21,9 @@ from nydus_app.storage.hop import Turn
 MAX_MATES = 4096
 """So many chunks before and behind one are looked at for the others of its unit."""
 
+MAX_FOLLOWING = 4096
+"""So many chunks behind one are looked at, wanted or not: a chunk dictionary has a million that no file of the image names."""
+
 FEW, MANY = 4, 64
 """What follows a chunk is looked up in blocks that grow: a window may hold one more chunk, or a hundred."""
 
@@ -193,8 +196,9 @@ class CompressionInfoIndex:
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
         at, size = chunk.index + 1, FEW
-        while at < len(self):
-            block = [i for i in range(at, min(at + size, len(self))) if not skip(i)]
+        end = min(len(self), at + MAX_FOLLOWING)
+        while at < end:
+            block = [i for i in range(at, min(at + size, end)) if not skip(i)]
             try:
                 for placed, record in zip(self._rows(block), self._records_of(block), strict=True):
                     if record is not None:

@@ -41,6 +41,9 @@ log = logging.getLogger("nydus.storage")
 MIN_LOOKAHEAD_BYTES, MAX_LOOKAHEAD_BYTES = 2 << 20, 8 << 20
 """Uncompressed bytes that are fetched ahead of a sequential reader; twice the batch size within these."""
 
+MAX_ORDERED = MAX_LOOKAHEAD_BYTES // 4096
+"""Chunks that are fetched ahead at a time: as many as could be, for each takes a block of the address space at least."""
+
 LATE_NS = 1_000_000
 """Who waits longer for what is fetched ahead anyway is worth an entry in the log."""
 
@@ -222,7 +225,7 @@ class ChunkFetcher:
         at_once = here if self._pread is not None else here + self._lookahead
         while stream.frontier < end and (begins := index.end_of(stream.frontier - 1)) - here < self._lookahead:
             first = stream.frontier
-            stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end)
+            stream.frontier = min(max(index.find(max(begins + self._batch_size, at_once)), first + 1), end, first + MAX_ORDERED)
             cold = self._cold(range(first, stream.frontier))
             if cold and not self._is_ordered(nursery, asked, cold):
                 if nursery is None:

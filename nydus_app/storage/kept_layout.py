@@ -106,8 +106,6 @@ def _keep(path: str, image: ErofsImage, origin: Origin) -> Layout:
 def _name(file: BinaryIO, path: str) -> None:
     """Give a file without a name one, in place of what has it now."""
     temporary = temporary_name(path)
-    with suppress(FileNotFoundError):
-        os.unlink(temporary)  # of a killed process that had this one's number
     # With descriptors of directories os.link is linkat(2), which alone follows the link in /proc.
     proc = os.open("/proc/self/fd", os.O_PATH)
     try:

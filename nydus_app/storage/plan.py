@@ -45,7 +45,8 @@ class _Growing:
     def __init__(self, chunk: Chunk) -> None:
         self.offset = chunk.compressed_offset
         self.end = chunk.compressed_offset + chunk.compressed_size
-        self.decoded = chunk.uncompressed_size
+        self.decoded = chunk.uncompressed_size if chunk.part is None else chunk.part.unit_size
+        self._units = set() if chunk.part is None else {chunk.part.unit}
         self.chunks = [chunk]
         self.has_spare = False
 
@@ -54,7 +55,7 @@ class _Growing:
         """All at once where each begins at the end of the one before; else None."""
         end = chunks[0].compressed_offset
         for chunk in chunks:
-            if chunk[2] != end:
+            if chunk[2] != end or chunk[9] is not None:
                 return None
             end += chunk[3]
         decoded = sum(map(UNCOMPRESSED_SIZE, chunks))
@@ -66,8 +67,10 @@ class _Growing:
 
     def take(self, chunk: Chunk, limit_bytes: int, gap_bytes: int) -> bool:
         """False, and nothing changed, where the window would become too large or too sparse."""
-        _, _, offset, size, _, decoded, _, _, _, _ = chunk
+        _, _, offset, size, _, decoded, _, _, _, part = chunk
         end = offset + size
+        if part is not None:  # all of a unit is decoded, once
+            decoded = 0 if part.unit in self._units else part.unit_size
         if (
             not self.offset <= offset <= self.end + gap_bytes
             or (end > self.end and end - self.offset > limit_bytes)
@@ -77,6 +80,8 @@ class _Growing:
         self.end = max(end, self.end)
         self.decoded += decoded
         self.chunks.append(chunk)
+        if part is not None:
+            self._units.add(part.unit)
         return True
 
     def close(self) -> Window:
@@ -127,11 +132,13 @@ def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]
             part = chunk.part
             if (chunk.index in wanted or (part is not None and part.unit in units)) is not is_wanted:
                 continue
-            if piece and size + chunk.uncompressed_size > JOB_BYTES and not _share_unit(piece[-1], chunk):
+            is_decoded_with_last = bool(piece) and _share_unit(piece[-1], chunk)
+            decoded = chunk.uncompressed_size if part is None else part.unit_size
+            if piece and size + decoded > JOB_BYTES and not is_decoded_with_last:
                 jobs.append(tuple(piece))
                 piece, size = [], 0
             piece.append(chunk)
-            size += chunk.uncompressed_size
+            size += 0 if is_decoded_with_last else decoded
         if piece:
             jobs.append(tuple(piece))
     return jobs

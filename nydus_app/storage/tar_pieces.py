@@ -7,6 +7,9 @@ from nydus_app.formats.rafs.tarfs import PIECE_BYTES, piece
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.address_space import BLOCK, Extent
 
+MAX_FOLLOWING = 4096
+"""So many pieces behind one are looked at, wanted or not."""
+
 
 class TarPieces:
     """Fulfils the ports of `chunk_index.py` and `address_space.py`."""
@@ -22,7 +25,7 @@ class TarPieces:
         return chunk
 
     def following(self, chunk: Chunk, ahead: Iterable[Chunk], skip: Callable[[int], bool]) -> Iterator[Chunk]:
-        for index in range(chunk.index + 1, len(self)):
+        for index in range(chunk.index + 1, min(len(self), chunk.index + 1 + MAX_FOLLOWING)):
             if not skip(index):
                 yield piece(self._blob, index)
 

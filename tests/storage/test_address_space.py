@@ -80,3 +80,19 @@ def test_what_is_in_memory_is_given_with_its_padding_and_let_go_when_read_to_its
         assert b"".join(run_here(space.read(start, end - start))) == image[start:end]
         touched = [i for i, (begin, size) in enumerate(chunks) if begin + size + -size % BLOCK > start and begin < end]
         assert dropped == [i for i in touched if sum(chunks[i]) <= end]
+
+
+def test_a_table_whose_chunks_do_not_ascend_is_not_walked() -> None:
+    """All but the first begin at one address: a READ of two blocks would look at each of them."""
+    places = places_of([(0, 4096)] + [(4096, 4096)] * 50_000)
+    looked = 0
+    extents = places._index.extents
+
+    def counted(first: int, end: int) -> list[tuple[int, int]]:
+        nonlocal looked
+        looked += 1
+        return extents(first, end)
+
+    places._index.extents = counted  # type: ignore[method-assign]
+    assert places.run(0, 8192) is None and places.run(0, places.size) is None
+    assert looked <= 2

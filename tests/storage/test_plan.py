@@ -92,3 +92,15 @@ def test_what_shares_a_unit_with_what_is_wanted_comes_with_it() -> None:
     chunks = [in_unit(i, i // 3, (i // 3) * 1000, 1000, 500_000) for i in range(9)]
     window = Window(0, 3000, tuple(chunks), 9 * 500_000, True)
     assert [[c.index for c in job] for job in plan_jobs(window, {4})] == [[3, 4, 5], [0, 1, 2], [6, 7, 8]]
+
+
+def test_a_window_holds_as_many_units_as_memory_is_for_not_as_many_chunks() -> None:
+    """Each of these bytes lies in a unit of 16 MiB of its own."""
+    chunks = [in_unit(i, i, i * 100, 100, 1) for i in range(64)]
+    windows = plan_windows(chunks[:1], chunks[1:], 1 << 20)
+    assert [len(w.chunks) for w in windows] == [1]
+    assert [len(w.chunks) for w in plan_windows(chunks, (), 1 << 20)] == [1] * 64
+    small = [c._replace(part=c.part._replace(unit_size=1 << 20)) for c in chunks]
+    (window, *_) = plan_windows(small, (), 1 << 20)
+    assert len(window.chunks) == 16
+    assert [len(job) for job in plan_jobs(window, range(64))] == [1] * 16

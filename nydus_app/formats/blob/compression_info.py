@@ -123,7 +123,7 @@ class ChunkTable:
         self._blob = blob
         self._index = blob.index
         self._data_size = blob.data_size
-        self._end = blob.uncompressed_size + PAGE - 1
+        self._end = blob.uncompressed_size + -blob.uncompressed_size % PAGE
 
     def __len__(self) -> int:
         return self._count
@@ -138,7 +138,7 @@ class ChunkTable:
             raise InvalidImage(f"blob {self._blob.id} has {self._count} chunks, {index} is none of them")
         row = self._decode(index)
         _, _, offset, size, start, length, is_compressed, _, _, part = row
-        if not size or offset + size > self._data_size:
+        if size <= 0 or offset + size > self._data_size:
             raise InvalidImage(f"chunk {index} lies outside of the data of blob {self._blob.id}")
         if start + length > self._end:
             raise InvalidImage(f"chunk {index} lies outside of the address space of blob {self._blob.id}")

@@ -54,6 +54,8 @@ def decode_chunks(
                 if chunk.is_compressed:
                     codec = codec or Decompressor(blob.compressor, is_prefix=blob.is_stargz)
                     data = codec.decompress(data, chunk.uncompressed_size)
+            if len(data) != chunk.uncompressed_size:
+                raise CorruptChunk(f"it is stored in {len(data)} bytes, {chunk.uncompressed_size} expected")
             verify_chunk(blob, chunk, data, validate=validate)
         except CorruptChunk as e:
             decoded[chunk.index] = _explained(blob, chunk.index, e)

@@ -33,7 +33,7 @@ def _zstd(data: Buffer, size: int, context: "zstandard.ZstdDecompressor") -> byt
         if declared not in (size, -1):
             raise CorruptChunk(f"zstd frame declares {declared} bytes, {size} expected")
         return context.decompress(data, max_output_size=size)
-    except zstandard.ZstdError as e:
+    except (zstandard.ZstdError, MemoryError, OverflowError) as e:
         raise CorruptChunk(f"zstd: {e}") from None
 
 
@@ -42,7 +42,7 @@ def _lz4_block(data: Buffer, size: int) -> bytes:
 
     try:
         return lz4.block.decompress(data, uncompressed_size=size)
-    except (lz4.block.LZ4BlockError, ValueError) as e:
+    except (lz4.block.LZ4BlockError, ValueError, MemoryError, OverflowError) as e:
         raise CorruptChunk(f"lz4: {e}") from None
 
 

@@ -10,6 +10,9 @@ from nydus_app.formats.rafs.values import Blob, Chunk
 DictionaryOf = Callable[[int, int], bytes]
 """Bytes of a blob's compression information, at an offset, of a size; any thread. Raises NydusError."""
 
+MUCH = 4
+"""Pieces of a unit that is so many times larger are copied out of it."""
+
 
 class Room(NamedTuple):
     """What decoding units needs from outside of the formats."""
@@ -40,7 +43,10 @@ def decode_units(
             data = _inflate(of_unit, raw, place, room)
             if data is None:
                 data = memoryview(_decode(blob, of_unit[0], view[place], codec))
-            contents.update((c.index, _piece(c, data)) for c in of_unit)
+            pieces = [_piece(c, data) for c in of_unit]
+            if sum(map(len, pieces)) * MUCH < len(data):  # or they hold on to all of it
+                pieces = [memoryview(bytes(piece)) for piece in pieces]
+            contents.update(zip([c.index for c in of_unit], pieces, strict=True))
         except NydusError as e:
             failed.update((c.index, e) for c in of_unit)
     return contents, failed

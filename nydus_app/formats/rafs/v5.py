@@ -59,6 +59,8 @@ U64 = Struct("<Q")
 FLAG_SYMLINK, FLAG_HARDLINK, FLAG_XATTR = 1, 2, 4
 CHUNK_COMPRESSED, CHUNK_HAS_CRC32 = 1, 0x10
 
+MAX_BLOBS = 255
+
 NEIGHBOURS = 64
 """nydusd amplifies a read over so many next inodes (`md_v5.rs`)."""
 
@@ -118,15 +120,17 @@ class BootstrapV5:
 
     def _read_blobs(self, at: int, size: int, ext_at: int, ext: int, hint: str | None) -> list[Blob]:
         table = self._data.bytes(at, size, "blob table")
-        ids = []
-        while len(table) > 8:
-            raw_id, _, rest = table[8:].partition(b"\0")
+        ids: list[str] = []
+        begin = 8
+        while begin < len(table):
+            end = table.find(b"\0", begin)
+            raw_id = table[begin:end] if end >= 0 else table[begin:]
             if not raw_id:
                 raise InvalidImage("the blob table has an entry without an id")
+            if len(ids) == MAX_BLOBS:
+                raise InvalidImage(f"more than {MAX_BLOBS} blobs, which no chunk could name")
             ids.append(decode_id(raw_id, hint))
-            table = rest
-        if len(ids) > 255:
-            raise InvalidImage(f"{len(ids)} blobs, at most 255 are possible")
+            begin += len(raw_id) + 1 + 8
         if 0 < ext < len(ids):
             raise InvalidImage(f"extended blob table of {ext} entries for {len(ids)} blobs")
         return [self._read_blob(i, blob_id, ext_at if ext else None) for i, blob_id in enumerate(ids)]

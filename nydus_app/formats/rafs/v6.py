@@ -221,8 +221,8 @@ class BootstrapV6:
     def readlink(self, inode: Inode) -> bytes:
         if not 0 < inode.size <= MAX_SYMLINK:
             raise InvalidImage(f"symlink {inode.ino} has a target of {inode.size} bytes")
-        at, length = self._extent(inode, 0)
-        return self._data.bytes(at, length, "symlink target").partition(b"\0")[0]
+        extents = [self._extent(inode, start) for start in range(0, inode.size, self._block)]
+        return b"".join([self._data.bytes(*e, "symlink target") for e in extents]).partition(b"\0")[0]
 
     def _xattrs(self, inode: Inode) -> Iterator[tuple[bytes, bytes]]:
         head, icount = FORMAT.unpack_from(self._data.view, inode.position)
@@ -266,9 +266,9 @@ class BootstrapV6:
             size = min(self.chunk_size, inode.size - number * self.chunk_size)
             index, address = high << 16 | low, block * self._block
             (record,) = decode_chunk_records(self.stored_chunk_records(device - 1, (index,)))
-            start, _, digest, crc = record or (address, 0, None, None)
-            if start != address:
-                raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place")
+            start, length, digest, crc = record or (address, size, None, None)
+            if start != address or length != size:
+                raise InvalidImage(f"inode {inode.ino}: chunk index and chunk table disagree on a place or a size")
             found.append(Chunk(device - 1, index, 0, 0, address, size, False, digest, crc))
         return found
 
