@@ -7,6 +7,7 @@ import os
 import pwd
 import random
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from manifest import describe, differences
-from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config
+from mounting import BIN, DEADLINE_S, Daemon, Mounts, copy_blobs, is_mounted, nydusd_config, wait_for_mounts
 from nydus_app.daemon.attachment import RUN_DIR, TURN, private_dir
 from nydus_app.formats import chunkmap
 from nydus_app.linux.mount import MNT_DETACH, mounts_at, unmount
@@ -73,6 +74,28 @@ def test_an_outside_unmount_ends_the_daemon_within_a_second(run: Callable[..., D
     unmount(str(daemon.mountpoint))
     assert daemon.process.wait(1) == 0
     assert_nothing_left(daemon, tmp_path)
+
+
+def test_who_starts_again_after_an_unmount_has_his_own_mount(run: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The first daemon is still ending, held up by a client of its API; the second's mounts have the numbers of its own."""
+    first = run()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "api.sock"))
+        client.sendall(b"GET /api/v1/daemon HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(1) == b"H"
+        unmount(str(first.mountpoint))
+        command = [a.decode() for a in Path(f"/proc/{first.process.pid}/cmdline").read_bytes().split(b"\0")[:-1]]
+        env = dict(v.decode().split("=", 1) for v in Path(f"/proc/{first.process.pid}/environ").read_bytes().split(b"\0")[:-1])
+        command[command.index("--apisock") + 1] = str(tmp_path / "second.sock")
+        second = Daemon(subprocess.Popen(command, env=env), first.mountpoint, tmp_path / "second.log")
+        try:
+            assert wait_for_mounts(lambda: is_mounted(first.mountpoint))
+            assert first.process.wait(DEADLINE_S) == 0
+            wait_until((tmp_path / "second.sock").exists, second)
+            assert second.process.poll() is None and (first.mountpoint / "sizes").is_dir()
+        finally:
+            code = second.stop()
+    assert code == 0 and not is_mounted(first.mountpoint)
 
 
 def test_a_busy_mount_goes_away_with_its_daemon(run: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -259,6 +282,15 @@ FAILING_STARTS: dict[str, Callable[[dict], None]] = {
     "the log's directory is a file": lambda s: s.update(extra=["--log-file", _file(s, "plain", b"") + "/log"]),
     "the prefetch list is missing": lambda s: s.update(extra=["--prefetch-files", str(s["tmp"] / "gone/list")]),
     "the log rotation is no number": lambda s: s.update(extra=["--log-rotation-size", "x"]),
+    "the API socket lies below the mountpoint": lambda s: s.update(extra=["--apisock", s["mountpoint"] + "/api.sock"]),
+    "the log lies below the mountpoint": lambda s: s.update(extra=["--log-file", s["mountpoint"] + "/log"]),
+    "the cache lies at the mountpoint": lambda s: _config(
+        s, cache={"type": "blobcache", "config": {"work_dir": s["mountpoint"]}}
+    ),
+    "the blobs lie below the mountpoint, by another name": lambda s: (
+        (s["tmp"] / "other").symlink_to(s["tmp"]),
+        _config(s, backend={"type": "localfs", "config": {"dir": str(s["tmp"] / "other/mnt/blobs")}}),
+    ),
     "a flag is unknown": lambda s: s.update(extra=["--mountpiont", "/mnt"]),
 }
 

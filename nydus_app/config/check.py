@@ -219,6 +219,8 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
     if tree.mountpoint is None:
         raise ConfigError("mountpoint=null: mode=fuse needs a directory to mount on")
     _check_directory("mountpoint", tree.mountpoint, dead_mount_is_fine=True)
+    for key, path in _own_files(tree):
+        _check_outside(key, path, tree.mountpoint)
     if tree.prefetch_files is not None:
         _check_prefetch_files(tree.prefetch_files)
     if tree.recording.save is not None:
@@ -240,6 +242,39 @@ def check_paths(tree: Tree, *, strict: bool) -> None:
     for key, path in (("api.sock", tree.api.sock), ("log.file", tree.log.file)):
         if path is not None and os.path.isdir(path):
             raise ConfigFileError(f"{key} {path}: is a directory")
+
+
+def _own_files(tree: Tree) -> Iterator[tuple[str, str | None]]:
+    """What a daemon opens once it has mounted."""
+    yield "api.sock", tree.api.sock
+    yield "log.file", tree.log.file
+    yield "recording.save", tree.recording.save
+    if isinstance(tree.cache, Blobcache):
+        yield "cache.work_dir", tree.cache.work_dir
+    match tree.backend:
+        case Localfs(dir=folder, alt_dirs=others, blob_file=file):
+            yield "backend.blob_file", file
+            yield "backend.dir", folder
+            for i, other in enumerate(others):
+                yield f"backend.alt_dirs[{i}]", other
+
+
+def _check_outside(key: str, path: str | None, mountpoint: str) -> None:
+    """Below its own mountpoint a daemon would wait for itself. The mountpoint is not looked at: it may be a dead one."""
+    if not path:
+        return
+    ways = os.path.abspath(path), os.path.abspath(mountpoint)
+    if _is_within(*ways) or _is_within(*map(_in_real_folder, ways)):
+        raise ConfigError(f"{key}={path} lies at or below mountpoint={mountpoint}, where the daemon would wait for itself")
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
+
+
+def _in_real_folder(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _http_files(backend: HttpOptions) -> Iterator[tuple[str, str]]:

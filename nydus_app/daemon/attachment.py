@@ -35,6 +35,10 @@ NAME_LIMIT = 200
 TURN_DEADLINE_S = 5
 
 
+class StillLeaving(MountError):
+    """A daemon whose mount somebody took away has not ended yet."""
+
+
 class Attachment(Protocol):
     filesystem: FileSystem
     mountpoint: str
@@ -163,8 +167,9 @@ class FuseTree:
         await self.filesystem.work()
 
     def withdraw(self) -> None:
-        if self._device is not None:
-            self._device.unmount()
+        device, self._device = self._device, None
+        if device is not None:
+            device.unmount()
 
     def close(self) -> None:
         self.filesystem.close()
@@ -202,7 +207,10 @@ class ErofsTree:
         except OSError as e:
             raise MountError(f"{self._private}: {e.strerror}") from None
         if mounts_at(self._private):
-            raise MountError(f"{self.mountpoint} is served by another daemon (its devices are at {self._private})")
+            top = mounts_at(self.mountpoint)
+            is_served = bool(top) and top[-1].fs_type == "erofs"
+            kind = MountError if is_served else StillLeaving
+            raise kind(f"{self.mountpoint} is served by another daemon (its devices are at {self._private})")
         self._device = mount_fuse(self._private, writable=False)
         return self._device
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, closing, contextmanager
 
 import trio
 
 from nydus_app.daemon import notify
-from nydus_app.daemon.attachment import Attachment, clear_left_behind, is_left_behind, turn
+from nydus_app.daemon.attachment import Attachment, StillLeaving, clear_left_behind, is_left_behind, turn
 from nydus_app.daemon.exposure import Exposure
 from nydus_app.daemon.handover import Inherited, Keeper, Session
 from nydus_app.daemon.info import BackendInfo, DaemonInfo, MountInfo, utc_now
@@ -36,6 +37,9 @@ from nydus_app.transports.port import Transport
 log = logging.getLogger("nydus.daemon")
 
 UNMOUNT_DEADLINE_S = 10
+
+LEAVING_S = 10
+"""So long a start waits for a daemon whose mount somebody took away a moment ago; an API client may hold it up for some seconds."""
 
 EXPOSURE_S = 1.0
 """So long the loop waits for the mountpoint, which is to show the tree before trio is imported; then it waits within."""
@@ -195,14 +199,25 @@ class FuseDaemon:
             device = self._attachment.adopt(*self._inherited)
             self._machine.fire(Event.TAKEOVER)
             return device
+        give_up = time.monotonic() + LEAVING_S
+        while True:
+            try:
+                device = self._mount_now()
+                break
+            except StillLeaving:
+                if self._came or time.monotonic() > give_up:
+                    raise
+            time.sleep(0.01)
+        self._machine.fire(Event.MOUNT)
+        return device
+
+    def _mount_now(self) -> FuseDevice:
         mountpoint = self._attachment.mountpoint
         is_left = is_left_behind(mountpoint)
         with turn():
             if is_left and clear_left_behind(mountpoint):
                 log.warning("%s: removed the mount of a daemon that is gone", mountpoint)
-            device = self._attachment.mount()
-        self._machine.fire(Event.MOUNT)
-        return device
+            return self._attachment.mount()
 
     async def _serve(self, signals: AsyncIterator[int]) -> None:
         self._transport.end_early()  # what it tells of, such as a RELEASE, is for tasks from now on

@@ -6,6 +6,7 @@ The descriptor is ours and not libfuse's, so that it can be handed over; the mou
 import array
 import errno
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,9 @@ from nydus_app.linux.mount import (
 
 SOURCE = "rafs"
 MAX_READ = (1 << 20) + 4096
+LARGEST_REQUEST = (1 << 20) + 4096
+"""A read(2) of less is EINVAL, whatever else there is to say."""
+
 READ_AHEAD_KIB = 1024
 """One request of 1 MiB costs what eight of 128 KiB, the kernel's default, do not (measured: x3)."""
 
@@ -42,8 +46,22 @@ class FuseDevice:
         self._device = _device_number(mountpoint)
 
     def is_mounted(self) -> bool:
-        """Our mount, not one that somebody put in its place."""
-        return is_mounted(self._device, self.mountpoint)
+        """Our mount, not one that somebody put in its place: its device may have the number of ours, once that is free."""
+        return not self._is_over() and is_mounted(self._device, self.mountpoint)
+
+    def _is_over(self) -> bool:
+        """The session ended with its last mount: ENODEV, as long as the descriptor is open. One that was aborted is still mounted."""
+        if self.fd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        if not poll.poll(0):
+            return False
+        try:
+            os.readv(self.fd, [bytearray(LARGEST_REQUEST)])
+        except OSError as e:
+            return e.errno == errno.ENODEV
+        return False
 
     def wait_until_served(self) -> None:
         """Until the first answer, which is one of this process's. Raises OSError."""

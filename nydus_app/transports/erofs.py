@@ -107,3 +107,4 @@ class ErofsMount:
             unmount(self._mountpoint, MNT_DETACH)
         except OSError as e:
             raise MountError(f"cannot unmount {self._mountpoint}: {e.strerror}") from None
+        self._device = None  # its number is free, and the next mount's
