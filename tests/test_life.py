@@ -183,6 +183,21 @@ def test_the_api_tells_and_obeys(run: Callable[..., Daemon], tmp_path: Path, dat
     assert_nothing_left(daemon, tmp_path)
 
 
+def test_the_api_tells_of_paths_of_any_bytes(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
+    """A client that waits for RUNNING would wait for ever."""
+    cache = os.fsdecode(os.fsencode(tmp_path) + b"/cache \xff")
+    sock = tmp_path / "api.sock"
+    daemon = mounts.start(
+        BIN / "nydus-run", "mode=fuse", "backend=localfs", f"backend.dir={golden / IMAGE / 'blobs'}", f"bootstrap={golden / IMAGE / 'boot'}",
+        f"mountpoint={tmp_path}/mnt", f"cache.work_dir='{cache}'", f"api.sock={sock}", mountpoint=tmp_path / "mnt",
+    )  # fmt: skip
+    wait_until(sock.exists, daemon)
+    status, body = call(sock, "GET", "/api/v1/daemon")
+    (shown,) = body["backend_collection"].values()
+    assert status == 200 and "/cache ?" in json.dumps(shown)
+    assert daemon.stop() == 0
+
+
 def test_mount_flags_are_those_of_nydusd(run: Callable[..., Daemon], data_path: str) -> None:
     daemon = run()
     table = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]

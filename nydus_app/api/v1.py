@@ -31,8 +31,20 @@ def daemon_info(info: DaemonInfo) -> dict[str, Any]:
         "id": info.id,
         "supervisor": info.supervisor,
         "state": info.state.name,
-        "backend_collection": {m.mountpoint: m._asdict() for m in info.mounts},
+        "backend_collection": {_text(m.mountpoint): _text(m._asdict()) for m in info.mounts},
     }
+
+
+def _text(value: Any) -> Any:
+    """What UTF-8 can say of it: a path may have any bytes, which Python keeps as surrogates."""
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            return {k: _text(v) for k, v in value.items()}
+        case list():
+            return [_text(v) for v in value]
+    return value
 
 
 def v1_router(daemon: DaemonPort, bridge: Bridge) -> APIRouter:

@@ -64,7 +64,8 @@ def to_tree(config: DictConfig, app: Application = RUN) -> Tree:
     """The plain tree. Raises ConfigError with all missing keys, or what does not resolve."""
     try:
         _name_origin(config, app)
-        missing = sorted(OmegaConf.missing_keys(config), key=_keys(app.schema()).index)
+        order = {key: place for place, key in enumerate(_keys(app.schema()))}
+        missing = sorted(OmegaConf.missing_keys(config), key=lambda key: order.get(key, len(order)))
         if missing:
             missing += _missing_localfs(config)
             raise ConfigError(f"missing: {', '.join(missing)} ({app.name} --help shows examples)")
@@ -148,7 +149,7 @@ def _check_word(word: str, app: Application) -> None:
     if re.match(r"hydra[./]", name) and not (app.launches and re.match(r"hydra[./]launcher\b", name)):
         raise ConfigError(f"{key}: Hydra's own settings are fixed{' (but hydra/launcher)' if app.launches else ''}")
     value = _parse(word, app).value()
-    if name in (*app.choices, *SECTIONS) and str(value).startswith("base_"):
+    if name in (*app.choices, *SECTIONS) and (value is None or str(value).startswith("base_")):
         raise ConfigError(f"{word}: no such choice (one of {', '.join(app.choices.get(name, ['default']))})")
 
 

@@ -53,7 +53,8 @@ def _proxy_problems(proxy: Proxy) -> Iterator[str]:
 
 
 def _mirror_problems(key: str, mirror: Mirror) -> Iterator[str]:
-    if not _is_address(mirror.host if "://" in mirror.host else f"http://{mirror.host}"):
+    has_scheme = "://" in mirror.host
+    if not _is_address(mirror.host if has_scheme else f"http://{mirror.host}") or ("@" in mirror.host and not has_scheme):
         yield f"{key}.host: HOST or http://HOST is wanted"
     if mirror.ping_url and not _is_address(mirror.ping_url):
         yield f"{key}.ping_url: http://HOST/PATH is wanted"

@@ -11,7 +11,7 @@ SECRET_NAMES = frozenset(
 )
 """Last words of keys; every value under `headers` and the address of a proxy are secrets, too."""
 
-CREDENTIALS = re.compile(r"://[^/?#\s@]+@")
+CREDENTIALS = re.compile(r"://[^/?#@]+@")
 """`http://user:password@host`, wherever an address may stand."""
 
 

@@ -304,6 +304,9 @@ def _backend(kind: str, section: _Section) -> list[Override]:
         values.update(_values(section, _HTTP), ca_cert_files=section.strings("ca_cert_files"))
         proxy = section.given("proxy")
         values["proxy"] = _closed(proxy, lambda s: _values(s, _PROXY)) if proxy else dict(_PROXY)
+        url = values["proxy"]["url"]
+        if url and "://" not in url:  # as HTTP_PROXY often is, and nydusd's HTTP library takes it
+            values["proxy"]["url"] = f"http://{url}"
         values["mirrors"] = [
             _closed(m, lambda s: {**_values(s, _MIRROR), "headers": s.texts("headers", {})})
             for m in section.sections("mirrors")

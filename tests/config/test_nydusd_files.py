@@ -128,6 +128,8 @@ def test_http_backends() -> None:
     assert isinstance(got.backend, Registry)
     assert (got.backend.scheme, got.backend.timeout, got.backend.connect_timeout) == ("https", 0, 5)
     assert got.backend.proxy.url == "http://p" and got.backend.proxy.fallback
+    for given in ("127.0.0.1:65001", "localhost:65001", "http://127.0.0.1:65001"):  # as HTTP_PROXY may be
+        assert tree(registry(proxy={"url": given})).backend.proxy.url == "http://" + given.removeprefix("http://")
     assert got.backend.mirrors[0].headers == {"A": "b"}
     proxy = {"type": "http-proxy", "http-proxy": {"addr": "http://x"}}
     assert tree(version_2(backend=proxy)).backend == HttpProxy(addr="http://x")

@@ -64,6 +64,9 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["backend.dir={a:b}"], 2, ["backend.dir", "text"]),
     (["backend=ftp"], 2, ["backend=ftp", "localfs", "registry"]),
     (["backend=base_localfs"], 2, ["backend=base_localfs"]),
+    (["mode=null"], 2, ["mode=null", "no such choice", "fuse"]),
+    (["cache=null"], 2, ["cache=null", "no such choice", "blobcache"]),
+    (["log=null"], 2, ["log=null", "no such choice"]),
     (["mode=fuze"], 2, ["mode=fuze", "did you mean `fuse`"]),
     (["cache=blobcash"], 2, ["cache=blobcash", "did you mean `blobcache`"]),
     (["log=quiet"], 2, ["log=quiet", "default"]),
@@ -116,6 +119,7 @@ RUN: list[tuple[list[str], int, list[str]]] = [
     (["log.file={boot}/new/l"], 1, ["log.file", "no directory"]),
 ]
 HTTP: list[tuple[list[str], int, list[str]]] = [
+    (["backend.mirrors=[{headers:{a:'???'}}]"], 2, ["missing", "backend.mirrors"]),
     (["backend.min_rate=-1"], 2, ["backend.min_rate=-1", "bytes a second"]),
     (["backend.host=http://h"], 2, ["backend.host", "HOST:PORT"]),
     (["backend.repo='a b'"], 2, ["backend.repo=a b", "team/app"]),
@@ -131,6 +135,7 @@ SECRETS: list[tuple[list[str], int, list[str]]] = [
     (["backend.auth=" + SECRET + "x"], 2, ["backend.auth", "base64 of user:password"]),
     (["backend.proxy.url=ftp://u:" + SECRET + "@p"], 2, ["backend.proxy.url", "http://HOST"]),
     (["backend.mirrors=[{host:'http://u:" + SECRET + "@a b'}]"], 2, ["backend.mirrors[0].host", "HOST"]),
+    (["backend.mirrors=[{host:'u:" + SECRET + "@mirror.example'}]"], 2, ["backend.mirrors[0].host", "http://HOST"]),
     (["backend.auth=" + SECRET, "backend.hots=x"], 2, ["backend.hots", "backend.host"]),
     (["backend.auth=" + SECRET, "-m"], 2, ["sweep"]),
     (["backend.auth=" + SECRET, "backend.timeout=x"], 2, ["backend.timeout=x"]),
