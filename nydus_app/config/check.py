@@ -261,7 +261,7 @@ def _own_files(tree: Tree) -> Iterator[tuple[str, str | None]]:
 
 def _check_outside(key: str, path: str | None, mountpoint: str) -> None:
     """Below its own mountpoint a daemon would wait for itself. The mountpoint is not looked at: it may be a dead one."""
-    if not path:
+    if not path or os.path.abspath(mountpoint) == "/":  # no path leads into what is mounted over the root
         return
     ways = os.path.abspath(path), os.path.abspath(mountpoint)
     if _is_within(*ways) or _is_within(*map(_in_real_folder, ways)):
