@@ -133,7 +133,8 @@ def layout(work_dir: Path) -> int:
 
 def test_the_directory_of_a_bounded_cache_is_refused_to_others(golden: Path, mounts: Mounts, tmp_path: Path) -> None:
     name = "v6-zstd"
-    words = ["backend.dir=" + str(golden / name / "blobs"), f"bootstrap={golden / name / 'boot'}", f"mountpoint={tmp_path}"]
+    words = ["backend.dir=" + str(golden / name / "blobs"), f"bootstrap={golden / name / 'boot'}", f"mountpoint={tmp_path}/other"]
+    (tmp_path / "other").mkdir()
     work_dir = tmp_path / "cache"
     daemon = mounts.nydusd(
         golden / name / "boot", golden / name / "blobs", work_dir=work_dir, overrides="cache.min_free=1000000"

@@ -42,14 +42,15 @@ entry.{command}()
 def test_ctrl_c_while_modules_are_loaded_says_nothing(command: str, module: str, status: int, tmp_path: Path) -> None:
     """Before there is anything to undo it kills; after that it undoes, and is an exit status."""
     code = INTERRUPTED.format(command=command, module=module)
+    (mountpoint := tmp_path / "mnt").mkdir()
     cache = tmp_path / "cache"
     if command == "nydusd":
-        words = [*map(str, CLASSIC), "--mountpoint", str(tmp_path)]
+        words = [*map(str, CLASSIC), "--mountpoint", str(mountpoint)]
     else:
-        words = [f"backend.dir={IMAGE}/blobs", f"bootstrap={IMAGE}/boot", f"mountpoint={tmp_path}", f"cache.work_dir={cache}"]
+        words = [f"backend.dir={IMAGE}/blobs", f"bootstrap={IMAGE}/boot", f"mountpoint={mountpoint}", f"cache.work_dir={cache}"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=DEADLINE_S)
     assert (done.returncode, done.stderr, done.stdout) == (status, "", "")
-    assert not is_mounted(tmp_path)
+    assert not is_mounted(mountpoint)
 
 
 def environment(tmp_path: Path, data_path: str) -> dict[str, str]:
