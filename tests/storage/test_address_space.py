@@ -9,9 +9,9 @@ import pytest
 from nydus_app.errors import InvalidImage
 from nydus_app.formats.blob.compression_info import ChunkTable, CiHeader
 from nydus_app.formats.blob.contexts import ContextArea
-from nydus_app.formats.rafs.values import Blob, BlobFeatures, Compressor, Digester
+from nydus_app.formats.rafs.values import Blob, BlobFeatures, Chunk, Compressor, Digester
 from nydus_app.storage.address_space import BLOCK, AddressSpace, AlignedPlaces
-from nydus_app.storage.chunk_index import CompressionInfoIndex
+from nydus_app.storage.chunk_index import MAX_FOLLOWING, CompressionInfoIndex
 from nydus_app.storage.hop import run_here
 
 
@@ -96,3 +96,13 @@ def test_a_table_whose_chunks_do_not_ascend_is_not_walked() -> None:
     places._index.extents = counted  # type: ignore[method-assign]
     assert places.run(0, 8192) is None and places.run(0, places.size) is None
     assert looked <= 2
+
+
+def test_what_follows_a_chunk_is_looked_for_so_far_and_no_further() -> None:
+    """Of a chunk dictionary the image names a few chunks of a million, at each cold read."""
+    places = places_of([(i * BLOCK, BLOCK) for i in range(20_000)])
+    places._index._stored_records_of = lambda indexes: b""
+    (first,) = places._index._table.rows(0, 1)
+    looked: list[int] = []
+    assert not list(places._index.following(Chunk(*first), (), lambda index: looked.append(index) or True))
+    assert looked == list(range(1, MAX_FOLLOWING + 1))
