@@ -14,6 +14,7 @@ from nydus_app.api.body import no_body
 from nydus_app.api.bridge import Bridge
 from nydus_app.api.errors import BAD_REQUEST, NO_ROUTE
 from nydus_app.api.port import DaemonPort
+from nydus_app.api.text import in_utf8
 from nydus_app.storage.fetch_log import Fetch
 
 
@@ -47,7 +48,7 @@ def _shown(fetch: Fetch, names: list[bytes]) -> dict[str, Any]:
     return {
         "time": datetime.fromtimestamp(fetch.time_s, timezone.utc).isoformat(timespec="milliseconds"),
         "why": fetch.why.value,
-        "files": [os.fsdecode(n).encode("utf-8", "replace").decode() for n in names],
+        "files": [in_utf8(os.fsdecode(n)) for n in names],
         "blob": fetch.blob_id,
         "asked": {"offset": fetch.asked[0], "size": fetch.asked[1]},
         "fetched": {"offset": fetch.fetched[0], "size": fetch.fetched[1], "chunks": fetch.fetched_chunks},

@@ -11,6 +11,7 @@ from nydus_app.api.body import json_body, no_body
 from nydus_app.api.bridge import Bridge
 from nydus_app.api.errors import HttpError, daemon_error, parse_body
 from nydus_app.api.port import DaemonPort
+from nydus_app.api.text import in_utf8
 from nydus_app.daemon.info import DaemonInfo
 from nydus_app.errors import ConfigError, NydusError
 from nydus_app.version import __version__
@@ -31,20 +32,8 @@ def daemon_info(info: DaemonInfo) -> dict[str, Any]:
         "id": info.id,
         "supervisor": info.supervisor,
         "state": info.state.name,
-        "backend_collection": {_text(m.mountpoint): _text(m._asdict()) for m in info.mounts},
+        "backend_collection": {in_utf8(m.mountpoint): in_utf8(m._asdict()) for m in info.mounts},
     }
-
-
-def _text(value: Any) -> Any:
-    """What UTF-8 can say of it: a path may have any bytes, which Python keeps as surrogates."""
-    match value:
-        case str():
-            return value.encode("utf-8", "replace").decode()
-        case dict():
-            return {k: _text(v) for k, v in value.items()}
-        case list():
-            return [_text(v) for v in value]
-    return value
 
 
 def v1_router(daemon: DaemonPort, bridge: Bridge) -> APIRouter:

@@ -12,12 +12,10 @@ from nydus_app.formats.erofs.addresses import AddressTable
 from nydus_app.formats.rafs.v5 import CHUNK, BootstrapV5
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.address_space import BLOCK, Extent
+from nydus_app.storage.chunk_index import MAX_FOLLOWING
 
 MAX_GAP = 1024
 """Where the image leaves out more chunks than this between two, nobody is run ahead of: it would take too many steps."""
-
-MAX_FOLLOWING = 4096
-
 
 PLACE = Struct("<44xI8xQ8xI4x")
 """Uncompressed size and offset, and chunk index, of an 80-byte record."""

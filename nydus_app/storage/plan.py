@@ -45,7 +45,7 @@ class _Growing:
     def __init__(self, chunk: Chunk) -> None:
         self.offset = chunk.compressed_offset
         self.end = chunk.compressed_offset + chunk.compressed_size
-        self.decoded = chunk.uncompressed_size if chunk.part is None else chunk.part.unit_size
+        self.decoded = _decoded_for(chunk)
         self._units = set() if chunk.part is None else {chunk.part.unit}
         self.chunks = [chunk]
         self.has_spare = False
@@ -133,7 +133,7 @@ def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]
             if (chunk.index in wanted or (part is not None and part.unit in units)) is not is_wanted:
                 continue
             is_decoded_with_last = bool(piece) and _share_unit(piece[-1], chunk)
-            decoded = chunk.uncompressed_size if part is None else part.unit_size
+            decoded = _decoded_for(chunk)
             if piece and size + decoded > JOB_BYTES and not is_decoded_with_last:
                 jobs.append(tuple(piece))
                 piece, size = [], 0
@@ -142,6 +142,11 @@ def plan_jobs(window: Window, wanted: Collection[int]) -> list[tuple[Chunk, ...]
         if piece:
             jobs.append(tuple(piece))
     return jobs
+
+
+def _decoded_for(chunk: Chunk) -> int:
+    """Bytes that are decoded for a chunk: all of its unit."""
+    return chunk.uncompressed_size if chunk.part is None else chunk.part.unit_size
 
 
 def _share_unit(a: Chunk, b: Chunk) -> bool:

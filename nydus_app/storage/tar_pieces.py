@@ -6,9 +6,7 @@ from nydus_app.errors import InvalidImage
 from nydus_app.formats.rafs.tarfs import PIECE_BYTES, piece
 from nydus_app.formats.rafs.values import Blob, Chunk
 from nydus_app.storage.address_space import BLOCK, Extent
-
-MAX_FOLLOWING = 4096
-"""So many pieces behind one are looked at, wanted or not."""
+from nydus_app.storage.chunk_index import MAX_FOLLOWING
 
 
 class TarPieces:
